@@ -1,0 +1,276 @@
+#include "codegen/generate.h"
+
+#include <cstring>
+
+#include "codegen/cpu/compile.h"
+#include "codegen/pack.h"
+#include "codegen/render/c.h"
+#include "ir/text.h"
+#include "runtime/base/checked.h"
+
+namespace prism::codegen {
+
+using ir::DType;
+
+Result<uint64_t> weight_bytes(const ir::Type& t) {
+  if (t.layout == ir::Layout::Rows16) {
+    if (t.rank() != 2 || !t.elements() || !rows16_supports(t.dtype)) return error("weight of type ", t.str(), " has no rows16 layout");
+    return uint64_t(rows16_bytes(t.dtype, *t.dim(0).constant(), *t.dim(1).constant()));
+  }
+  const auto bytes = t.bytes();
+  if (!bytes) return error("weight of type ", t.str(), " has no constant size");
+  return uint64_t(*bytes);
+}
+
+namespace {
+
+class Generator {
+ public:
+  Generator(const ir::Module& m, const GenerateOptions& o) : m_(m), options_(o) {}
+
+  Result<rt::Program> run() {
+    p_.name = m_.name;
+    p_.producer = "prism " PRISM_VERSION;
+    for (const auto& [symbol, range] : m_.dims) p_.dims.push_back(symbol);
+    p_.dims.push_back("ctx");
+    for (const auto& [key, value] : m_.attrs) {
+      if (key == "context_length") p_.context_length = std::get<int64_t>(value);
+      if (key == "vocab_size") p_.vocab = std::get<int64_t>(value);
+    }
+    PRISM_CHECK(weights());
+    for (const auto& g : m_.graphs) PRISM_CHECK(entry(*g));
+    PRISM_CHECK(machine_code());
+    return std::move(p_);
+  }
+
+ private:
+  Result<int64_t> attr_int(const std::string& key) {
+    for (const auto& [k, v] : m_.attrs)
+      if (k == key)
+        if (auto* i = std::get_if<int64_t>(&v)) return *i;
+    return error("module ", m_.name, ": attribute ", key, " is missing; run plan-memory first");
+  }
+
+  rt::Expr expression(ir::Dim d) {
+    return {d.postfix([&](std::string_view symbol) {
+      for (size_t i = 0; i < p_.dims.size(); ++i)
+        if (p_.dims[i] == symbol) return int64_t(i);
+      return int64_t(-1);
+    })};
+  }
+
+  Status weights() {
+    uint64_t at = 0;
+    std::map<std::string, bool> used;
+    for (const auto& g : m_.graphs)
+      for (const ir::Operation& op : g->ops)
+        for (const ir::Value* v : op.operands())
+          if (v->is_weight()) used[v->name] = true;
+    for (const auto& w : m_.weights) {
+      if (!used.count(w->value.name)) continue;
+      rt::Weight out;
+      out.name = w->value.name;
+      ir::Type type = w->value.type;
+      out.dtype = ir::info(type.dtype).name;
+      out.layout = ir::layout_name(type.layout);
+      for (ir::Dim d : type.shape) out.shape.push_back(*d.constant());
+      out.sources = w->sources.empty() ? std::vector<std::string>{w->value.name} : w->sources;
+      out.interleave = w->interleave;
+      PRISM_TRY(out.bytes, weight_bytes(type));
+      out.offset = at;
+      at = round_up(at + out.bytes + 64, 64);  // slack: vector loads may run past a vector's end
+      weight_index_[out.name] = uint32_t(p_.weights.size());
+      p_.weights.push_back(std::move(out));
+    }
+    p_.weight_bytes = at;
+    return ok();
+  }
+
+  Status entry(const ir::Graph& g) {
+    rt::EntryPoint e;
+    e.name = g.name;
+    PRISM_TRY(int64_t arena, attr_int(g.name + ".arena_bytes"));
+    e.arena_bytes = uint64_t(arena);
+    for (const std::string& symbol : p_.dims) {
+      auto it = m_.dims.find(symbol);
+      ir::Range range = it == m_.dims.end() ? ir::Range{0, p_.context_length} : it->second;
+      for (const auto& [k, v] : m_.attrs)
+        if (k == g.name + "." + symbol + ".max") range.hi = std::get<int64_t>(v);
+      e.dim_min.push_back(range.lo);
+      e.dim_max.push_back(range.hi);
+    }
+    std::map<const ir::Value*, rt::Arg> place;          // where each value lives
+    std::map<const ir::Value*, uint32_t> kv_layer;
+    std::vector<int64_t> input_offsets;
+    for (const auto& [k, v] : m_.attrs)
+      if (k == g.name + ".input_offsets") input_offsets = std::get<std::vector<int64_t>>(v);
+    size_t input = 0;
+    for (const auto& a : g.args) {
+      if (a->type.is_kv()) {
+        const uint32_t layer = uint32_t(kv_layer.size());
+        kv_layer[a.get()] = layer;
+        rt::KvLayer spec{std::string(ir::info(a->type.dtype).name), *a->type.dim(1).constant(), *a->type.dim(2).constant(), 0};
+        if (p_.kv.size() <= layer) p_.kv.push_back(spec);
+        continue;
+      }
+      if (input >= input_offsets.size()) return error("graph @", g.name, ": no offset for input %", a->name);
+      place[a.get()] = {rt::Space::Arena, 0, uint64_t(input_offsets[input++])};
+      e.inputs.push_back(slot(*a, a->name, place[a.get()].offset));
+    }
+    for (const ir::Operation& op : g.ops) {
+      if (op.op != ir::Op::Kernel) return error("graph @", g.name, ": ", ir::info(op.op).mnemonic, " is not a kernel; run the cpu pipeline");
+      const auto offsets = op.attr<std::vector<int64_t>>("offsets");
+      if (offsets.size() != op.results.size()) return error("graph @", g.name, ": kernel has no plan; run plan-memory");
+      // A returned cache is the cache the body appended to.
+      for (size_t i = 0; i < op.results.size(); ++i) {
+        const ir::Value* v = op.result(unsigned(i));
+        if (!v->type.is_kv()) {
+          place[v] = {rt::Space::Arena, 0, uint64_t(offsets[i])};
+          continue;
+        }
+        const ir::Value* inner = op.body->returns[i];
+        while (inner->def) inner = inner->def->operand(0);
+        kv_layer[v] = kv_layer.at(op.operand(inner->index));
+      }
+      PRISM_TRY(size_t k, kernel(op));
+      rt::Launch launch;
+      launch.kernel = uint32_t(k);
+      launch.tasks = expression(lowered_[k].tasks);
+      for (const ArgSource& a : lowered_[k].args) {
+        const ir::Value* v = a.from == ArgSource::From::Result ? op.result(a.index) : op.operand(a.index);
+        if (a.from == ArgSource::From::KeyPlane) launch.args.push_back({rt::Space::KvK, kv_layer.at(v), 0});
+        else if (a.from == ArgSource::From::ValuePlane) launch.args.push_back({rt::Space::KvV, kv_layer.at(v), 0});
+        else if (v->is_weight()) launch.args.push_back({rt::Space::Weight, weight_index_.at(v->name), 0});
+        else launch.args.push_back(place.at(v));
+      }
+      for (const ir::Operation& inner : op.body->ops)
+        if (inner.op == ir::Op::FlashAttention) p_.kv[kv_layer.at(op.operand(inner.operand(1)->index))].window = inner.attr<int64_t>("window");
+      e.launches.push_back(std::move(launch));
+    }
+    for (const ir::Value* v : g.returns)
+      if (!v->type.is_kv()) e.outputs.push_back(slot(*v, e.outputs.empty() ? "logits" : v->name, place.at(v).offset));
+    p_.entries.push_back(std::move(e));
+    return ok();
+  }
+
+  rt::Slot slot(const ir::Value& v, const std::string& name, uint64_t offset) {
+    rt::Slot s{name, std::string(ir::info(v.type.dtype).name), {}, offset};
+    for (ir::Dim d : v.type.shape) s.shape.push_back(expression(d));
+    return s;
+  }
+
+  /// Index of the kernel that computes this region; regions with the same text share one.
+  Result<size_t> kernel(const ir::Operation& op) {
+    const std::string text = ir::print(*op.body);
+    if (auto it = index_.find(text); it != index_.end()) return it->second;
+    const std::string anchor = [&] {
+      std::string name = "rows";
+      for (const ir::Operation& o : op.body->ops)
+        if (o.op == ir::Op::Linear || o.op == ir::Op::FlashAttention || o.op == ir::Op::KvAppend || o.op == ir::Op::Embedding)
+          name = std::string(ir::info(o.op).mnemonic);
+      return name;
+    }();
+    const std::string symbol = anchor + "_" + std::to_string(lowered_.size());
+    PRISM_TRY(LoweredKernel k, lower_kernel(op, symbol, p_.dims));
+    PRISM_CHECK(kir::verify(k.kernel));
+    p_.kernels.push_back({symbol, text, uint64_t(k.kernel.scratch_bytes)});
+    index_[text] = lowered_.size();
+    lowered_.push_back(std::move(k));
+    return lowered_.size() - 1;
+  }
+
+  Status machine_code() {
+    // A few units, so that they compile on several cores; the cost of a kernel is about the length of its text.
+    std::vector<std::vector<const kir::Kernel*>> groups(4);
+    std::vector<size_t> load(groups.size());
+    std::string kir_text;
+    for (const LoweredKernel& k : lowered_) {
+      const std::string text = kir::print(k.kernel);
+      kir_text += text + "\n";
+      size_t best = 0;
+      for (size_t i = 1; i < groups.size(); ++i)
+        if (load[i] < load[best]) best = i;
+      groups[best].push_back(&k.kernel);
+      load[best] += text.size();
+    }
+    std::vector<std::string> units;
+    std::string all;
+    for (const auto& g : groups)
+      if (!g.empty()) {
+        units.push_back(render_cpu(g));
+        all += units.back();
+      }
+    if (options_.dump) {
+      options_.dump("kernels.kir", kir_text);
+      options_.dump("kernels.c", all);
+    }
+    PRISM_TRY(std::vector<uint8_t> object, compile_c(units, options_.isa));
+    p_.codes.push_back({"cpu", std::string(rt::isa_name(options_.isa)), "elf", std::move(object)});
+    return ok();
+  }
+
+  const ir::Module& m_;
+  const GenerateOptions& options_;
+  rt::Program p_;
+  std::map<std::string, uint32_t> weight_index_;
+  std::map<std::string, size_t> index_;
+  std::vector<LoweredKernel> lowered_;
+};
+
+}  // namespace
+
+Result<rt::Program> generate(const ir::Module& m, const GenerateOptions& options) { return Generator(m, options).run(); }
+
+Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>(const std::string&)>& source,
+                   std::span<uint8_t> dst) {
+  std::vector<SourceTensor> parts;
+  int64_t rows = 0;
+  for (const std::string& name : w.sources) {
+    PRISM_TRY(SourceTensor t, source(name));
+    rows += t.shape[0];
+    parts.push_back(std::move(t));
+  }
+  const auto dtype = ir::dtype_from_name(w.dtype);
+  if (!dtype) return error("weight ", w.name, ": unknown type ", w.dtype);
+  if (w.shape.empty() || rows != w.shape[0]) return error("weight ", w.name, ": its sources have ", rows, " rows, expected ", w.shape.empty() ? 0 : w.shape[0]);
+  const int64_t columns = w.shape.size() > 1 ? w.shape[1] : 1;
+
+  if (w.layout == "rows16") {
+    const int64_t row_bytes = columns / int64_t(ir::info(*dtype).block) * int64_t(ir::info(*dtype).bytes);
+    for (const SourceTensor& t : parts)
+      if (t.dtype != *dtype || t.shape.size() != 2 || t.shape[1] != columns)
+        return error("weight ", w.name, ": a source does not match ", w.dtype, " with ", columns, " columns");
+    auto row = [&](int64_t r) {
+      size_t part = 0;
+      if (w.interleave > 0) {
+        const int64_t n = int64_t(parts.size()), block = r / w.interleave;
+        part = size_t(block % n);
+        r = block / n * w.interleave + r % w.interleave;
+      } else {
+        while (r >= parts[part].shape[0]) r -= parts[part++].shape[0];
+      }
+      return parts[part].data + r * row_bytes;
+    };
+    pack_rows16(*dtype, rows, columns, row, 0, ceil_div(rows, 16), dst.data());
+    return ok();
+  }
+  // Row-major: copied, or converted to f32 when the executable holds vectors as f32.
+  uint8_t* out = dst.data();
+  for (const SourceTensor& t : parts) {
+    int64_t n = 1;
+    for (int64_t d : t.shape) n *= d;
+    if (t.dtype == *dtype) {
+      const size_t bytes = size_t(n / int64_t(ir::info(*dtype).block) * int64_t(ir::info(*dtype).bytes));
+      memcpy(out, t.data, bytes);
+      out += bytes;
+    } else if (*dtype == DType::F32) {
+      ir::dequantize_row(t.dtype, t.data, reinterpret_cast<float*>(out), size_t(n));
+      out += 4 * n;
+    } else {
+      return error("weight ", w.name, ": found ", ir::info(t.dtype).name, ", expected ", w.dtype);
+    }
+  }
+  return ok();
+}
+
+}  // namespace prism::codegen

@@ -1,0 +1,33 @@
+// From a planned module to an executable program: every distinct kernel region becomes KIR, C and machine code once.
+#pragma once
+
+#include <functional>
+
+#include "codegen/kernels/region.h"
+#include "ir/module.h"
+#include "runtime/cpu.h"
+#include "runtime/program.h"
+
+namespace prism::codegen {
+
+struct GenerateOptions {
+  rt::Isa isa = rt::best_isa();
+  std::function<void(const std::string& name, const std::string& text)> dump;  ///< receives "kernels.kir" and "kernels.c"
+};
+
+/// `m` is at level Plan. The program has no weights bytes: `fill_weight` makes them.
+Result<rt::Program> generate(const ir::Module& m, const GenerateOptions& options = {});
+
+/// Bytes of a program's weight from its sources: packed into Rows16, or copied (vectors are converted to f32).
+/// source(name): the tensor of the model file.
+struct SourceTensor {
+  ir::DType dtype;
+  std::vector<int64_t> shape;
+  const uint8_t* data;
+};
+Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>(const std::string&)>& source,
+                   std::span<uint8_t> dst);
+/// Size in bytes of a weight of this type in an executable; an error if its layout cannot hold its type.
+Result<uint64_t> weight_bytes(const ir::Type& t);
+
+}  // namespace prism::codegen

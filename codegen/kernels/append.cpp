@@ -1,0 +1,225 @@
+// Per head: slice, optional norm, rotary position, and the store into the KV cache or the rotated queries.
+// A task is one head of one token.
+#include <cmath>
+
+#include "codegen/kernels/region.h"
+
+namespace prism::codegen {
+
+using namespace kir;
+using ir::Op;
+
+namespace {
+
+/// What happens to one tensor [tokens, heads, size] before it is stored.
+struct Chain {
+  const ir::Value* source = nullptr;          ///< body argument [tokens, width]
+  int64_t offset = 0;                         ///< first column in it
+  std::vector<const ir::Operation*> steps;    ///< rms_norm, rope, elementwise, in order
+  int64_t heads = 0, size = 0;
+};
+
+class Append {
+ public:
+  Append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) : r_(op, name, dims), b_(r_.b) {}
+
+  Result<LoweredKernel> run() {
+    struct Part {
+      Chain chain;
+      std::function<void(Ex token, Ex head, const Buffer& x)> store;
+    };
+    std::vector<Part> parts;
+    ir::Dim tokens;
+    for (const ir::Value* v : r_.body.returns) {
+      if (v->type.is_kv()) {
+        const ir::Operation& append = *v->def;
+        if (append.op != Op::KvAppend) return r_.unsupported(append, "expected kv_append");
+        const ir::Value* kv = append.operand(0);
+        PRISM_TRY(Chain k, trace(append.operand(1)));
+        PRISM_TRY(Chain val, trace(append.operand(2)));
+        tokens = append.operand(1)->type.dim(0);
+        const Ex past = b_.let(r_.dim(kv->type.dim(0))), ctx = b_.dim("ctx");
+        const Buffer keys = r_.keys(kv), values = r_.values(kv);
+        const int64_t d = k.size, dv = val.size;
+        parts.push_back({k, [=, this](Ex token, Ex head, const Buffer& x) {
+          // K is tiled: [head][position/16][size][16].
+          const Ex pos = b_.let(past + token);
+          const Ex at = b_.let(head * ctx * d + pos / 16 * (d * 16) + pos % 16);
+          b_.for_(0, d, 1, [&](Ex i) { b_.store(keys, at + i * 16, cast(keys.elem, b_.load(x, i))); });
+        }});
+        parts.push_back({val, [=, this](Ex token, Ex head, const Buffer& x) {
+          const Ex at = b_.let((head * ctx + past + token) * dv);
+          copy(dv, [&](Ex i, int l) { b_.store(values, at + i, cast(values.elem, b_.load(x, i, l))); });
+        }});
+      } else {
+        PRISM_TRY(Chain q, trace(v));
+        tokens = v->type.dim(0);
+        const Buffer out = r_.buffer(v);
+        const int64_t heads = q.heads, d = q.size;
+        parts.push_back({q, [=, this](Ex token, Ex head, const Buffer& x) {
+          const Ex at = b_.let((token * heads + head) * d);
+          copy(d, [&](Ex i, int l) { b_.store(out, at + i, b_.load(x, i, l)); });
+        }});
+      }
+    }
+    int64_t total = 0, widest = 0;
+    for (const Part& p : parts) {
+      total += p.chain.heads;
+      widest = std::max(widest, p.chain.size);
+    }
+    const Buffer x = b_.scratch("x", Elem::F32, widest);
+    const Ex token = b_.let(b_.task() / total), slot = b_.let(b_.task() % total);
+    int64_t first = 0;
+    Status status = ok();
+    for (const Part& p : parts) {
+      const Ex head = b_.let(slot - Ex(first));
+      b_.if_(Ex(first) <= slot, [&] {
+        b_.if_(slot < Ex(first + p.chain.heads), [&] {
+          if (Status s = apply(p.chain, token, head, x); !s) status = s;
+          p.store(token, head, x);
+        });
+      });
+      first += p.chain.heads;
+    }
+    PRISM_CHECK(status);
+    return r_.finish(tokens * ir::Dim(total));
+  }
+
+ private:
+  void copy(int64_t n, const std::function<void(Ex, int)>& body) {
+    b_.for_(0, n / kLanes * kLanes, kLanes, [&](Ex i) { body(i, kLanes); });
+    b_.for_(n / kLanes * kLanes, n, 1, [&](Ex i) { body(i, 1); });
+  }
+
+  Result<Chain> trace(const ir::Value* v) {
+    Chain c;
+    if (v->type.rank() != 3) return error("append kernel: %", v->name, " is ", v->type.str(), ", expected [tokens, heads, size]");
+    c.heads = *v->type.dim(1).constant();
+    c.size = *v->type.dim(2).constant();
+    while (!r_.is_argument(v)) {
+      const ir::Operation& o = *v->def;
+      if (o.op == Op::Slice) {
+        if (o.attr<int64_t>("axis") != int64_t(v->type.rank()) - 1) return r_.unsupported(o, "only along the last axis");
+        c.offset += o.attr<int64_t>("begin");
+      } else if (o.op != Op::Reshape) {
+        c.steps.insert(c.steps.begin(), &o);
+      }
+      v = o.operand(0);
+    }
+    c.source = v;
+    return c;
+  }
+
+  Status apply(const Chain& c, Ex token, Ex head, const Buffer& x) {
+    const Buffer& src = r_.buffer(c.source);
+    int64_t width = 1;
+    for (size_t i = 1; i < c.source->type.rank(); ++i) width *= *c.source->type.dim(int(i)).constant();
+    const Ex column = b_.let(head * c.size + Ex(c.offset)), at = b_.let(token * width + column);
+    copy(c.size, [&](Ex i, int l) { b_.store(x, i, b_.load(src, at + i, l)); });
+    for (const ir::Operation* o : c.steps) {
+      if (o->op == Op::RmsNorm) {
+        const Ex acc = b_.var(constant({Elem::F32, kLanes}, 0)), tail = b_.var(constant({Elem::F32, 1}, 0));
+        copy(c.size, [&](Ex i, int l) {
+          const Ex v = b_.let(b_.load(x, i, l));
+          b_.assign(l == 1 ? tail : acc, fma(v, v, l == 1 ? tail : acc));
+        });
+        const Ex mean = (call(Fn::ReduceAdd, {acc}) + tail) * Ex(1.0 / double(c.size));
+        const Ex scale = b_.let(constant({Elem::F32, 1}, 1.0) / call(Fn::Sqrt, {mean + Ex(o->attr<double>("eps"))}));
+        const Buffer& w = r_.buffer(o->operand(1));
+        copy(c.size, [&](Ex i, int l) { b_.store(x, i, b_.load(x, i, l) * scale * b_.load(w, i, l)); });
+      } else if (o->op == Op::Rope) {
+        PRISM_CHECK(rope(*o, token, c.size, x));
+      } else {
+        Status status = ok();
+        copy(c.size, [&](Ex i, int l) {
+          std::vector<Ex> in{b_.let(b_.load(x, i, l))};
+          for (size_t k = 1; k < o->operands().size(); ++k) {
+            const ir::Value* v = o->operand(unsigned(k));
+            const Buffer& buf = r_.buffer(v);
+            in.push_back(b_.let(v->type.elements() == 1 ? splat(b_.load(buf, 0), l)
+                                : v->type.rank() == 1 && *v->type.elements() == c.size && c.heads > 1 ? b_.load(buf, i, l)
+                                : b_.load(buf, head * c.size + i, l)));
+          }
+          if (auto y = elementwise(*o, in)) b_.store(x, i, *y);
+          else status = r_.unsupported(*o, "cannot precede a KV append");
+        });
+        PRISM_CHECK(status);
+      }
+    }
+    return ok();
+  }
+
+  Status rope(const ir::Operation& o, Ex token, int64_t size, const Buffer& x) {
+    int64_t dims = o.attr<int64_t>("dims");
+    if (dims == 0) dims = size;
+    const int64_t pairs = dims / 2;
+    const double base = o.attr<double>("base"), scale = o.attr<double>("scale");
+    // Turns per position in two f32 parts, so that position * turns keeps its fraction: high has 11 bits.
+    std::vector<float> high, low;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const double turns = scale * std::pow(base, -2.0 * double(i) / double(dims)) / (2 * M_PI);
+      const double unit = std::exp2(std::floor(std::log2(turns)) - 10);
+      high.push_back(float(std::floor(turns / unit) * unit));
+      low.push_back(float(turns - double(high.back())));
+    }
+    const std::string id = std::to_string(tables_++);
+    const Buffer th = b_.table("turns_high" + id, high), tl = b_.table("turns_low" + id, low);
+    const bool factors = o.operands().size() > 2;
+    const ir::Value* pos = o.operand(1);
+    Ex position;
+    if (!r_.is_argument(pos) && pos->def->op == Op::Positions) {
+      auto start = ir::Dim::parse(pos->def->attr<std::string>("start"));
+      if (!start) return start.err();
+      position = r_.dim(*start) + token;
+    } else {
+      position = cast(Elem::I64, b_.load(r_.buffer(pos), token));
+    }
+    position = b_.let(cast(Elem::F32, position));
+    const bool adjacent = o.attr<std::string>("mode") == "adjacent";
+    auto rotate = [&](Ex i, int l) {
+      Ex a = b_.let(position * b_.load(th, i, l)), c = b_.let(position * b_.load(tl, i, l));
+      if (factors) {  // no longer exact, but factors only stretch low frequencies
+        const Ex f = b_.let(b_.load(r_.buffer(o.operand(2)), i, l));
+        a = b_.let(a / f);
+        c = b_.let(c / f);
+      }
+      const Ex t = b_.let((a - call(Fn::RoundEven, {a})) + c);
+      const Ex turn = b_.let(t - call(Fn::RoundEven, {t}));
+      return std::pair(b_.let(call(Fn::CosTurns, {turn})), b_.let(call(Fn::SinTurns, {turn})));
+    };
+    if (!adjacent) {
+      copy(pairs, [&](Ex i, int l) {
+        auto [cosine, sine] = rotate(i, l);
+        const Ex u = b_.let(b_.load(x, i, l)), v = b_.let(b_.load(x, i + pairs, l));
+        b_.store(x, i, u * cosine - v * sine);
+        b_.store(x, i + pairs, u * sine + v * cosine);
+      });
+      return ok();
+    }
+    const Buffer cs = b_.scratch("cos" + id, Elem::F32, pairs), sn = b_.scratch("sin" + id, Elem::F32, pairs);
+    copy(pairs, [&](Ex i, int l) {
+      auto [cosine, sine] = rotate(i, l);
+      b_.store(cs, i, cosine);
+      b_.store(sn, i, sine);
+    });
+    b_.for_(0, pairs, 1, [&](Ex i) {
+      const Ex u = b_.let(b_.load(x, i * 2)), v = b_.let(b_.load(x, i * 2 + 1));
+      const Ex cosine = b_.let(b_.load(cs, i)), sine = b_.let(b_.load(sn, i));
+      b_.store(x, i * 2, u * cosine - v * sine);
+      b_.store(x, i * 2 + 1, u * sine + v * cosine);
+    });
+    return ok();
+  }
+
+  Region r_;
+  Builder& b_;
+  int tables_ = 0;
+};
+
+}  // namespace
+
+Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
+  return Append(op, name, dims).run();
+}
+
+}  // namespace prism::codegen

@@ -1,0 +1,228 @@
+// y = x w^T and what follows it: one generator for a single row, a few and many, with the same bits for each row.
+//
+// A task is a few groups of 16 output rows of w; for each tile of tokens it accumulates 16 outputs per vector over the
+// columns (int8 dot products per block of 32, scaled into f32), then applies the epilogue to the finished outputs.
+#include "codegen/kernels/weights.h"
+#include "codegen/pack.h"
+
+namespace prism::codegen {
+
+using namespace kir;
+using ir::DType;
+using ir::Op;
+
+namespace {
+
+constexpr int kTiles[] = {12, 4, 1};  // tokens at once; 12 accumulators and 8 weight words fill 32 vector registers
+
+class Linear {
+ public:
+  Linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) : r_(op, name, dims), b_(r_.b) {}
+
+  Result<LoweredKernel> run() {
+    for (const ir::Operation& o : r_.body.ops)
+      if (o.op == Op::Linear) {
+        if (linear_) return r_.unsupported(o, "two linears in one kernel");
+        linear_ = &o;
+      }
+    const ir::Type& wt = linear_->operand(1)->type;
+    x_ = linear_->operand(0);
+    n_ = *wt.dim(0).constant();
+    k_ = *wt.dim(1).constant();
+    format_ = wt.dtype;
+    if (!r_.is_argument(x_)) return r_.unsupported(*linear_, "its input is computed in the same kernel");
+    if (wt.layout != ir::Layout::Rows16) return r_.unsupported(*linear_, "weight " + wt.str() + " is not packed, expected layout rows16");
+    const bool quantized = ir::info(format_).quantized;
+    if (quantized != (x_->type.dtype == DType::Q8A))
+      return r_.unsupported(*linear_, "input " + x_->type.str() + " does not go with weight " + wt.str());
+    for (const ir::Operation& o : r_.body.ops) {
+      if (o.op == Op::Glu) {
+        if (o.attr<int64_t>("group") != kLanes || n_ % 32) return r_.unsupported(o, "needs group 16 and a multiple of 32 outputs");
+        groups_ *= 2;
+      }
+      if (o.op == Op::Quantize) groups_ *= 2;
+    }
+    if (groups_ > 1 && n_ % (kLanes * groups_)) return r_.unsupported(*linear_, "output size is not a multiple of " + std::to_string(kLanes * groups_));
+
+    y_ = b_.scratch("y", Elem::F32, int64_t(groups_) * kTiles[0] * kLanes);
+    const ir::Dim rows = Region::rows_of(x_->type);
+    first_group_ = b_.let(b_.task() * int64_t(groups_));
+    Ex done(0);
+    if (rows == ir::Dim(1)) {
+      PRISM_CHECK(tile(Ex(0), 1));
+    } else {
+      const Ex m = b_.let(r_.dim(rows));
+      Status status = ok();
+      for (int t : kTiles) {
+        const Ex last = b_.let(m - Ex(t - 1));
+        b_.for_(done, last, t, [&](Ex t0) {
+          if (Status s = tile(t0, t); !s) status = s;
+        });
+        done = b_.let(done + (m - done) / int64_t(t) * int64_t(t));
+      }
+      PRISM_CHECK(status);
+    }
+    return r_.finish(ir::Dim(ceil_div_(n_, kLanes * groups_)));
+  }
+
+ private:
+  static int64_t ceil_div_(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+  /// Computes and stores all outputs of this task for tokens t0 .. t0+t-1.
+  Status tile(Ex t0, int t) {
+    for (int g = 0; g < groups_; ++g) {
+      std::vector<Ex> acc;
+      for (int i = 0; i < t; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
+      const Ex group = b_.let(first_group_ + Ex(g));
+      if (ir::info(format_).quantized) dot_quantized(group, t0, acc);
+      else dot_dense(group, t0, acc);
+      for (int i = 0; i < t; ++i) b_.store(y_, Ex((int64_t(g) * kTiles[0] + i) * kLanes), acc[size_t(i)]);
+    }
+    Status status = ok();
+    b_.for_(0, t, 1, [&](Ex i) { status = epilogue(b_.let(t0 + i), i); });
+    return status;
+  }
+
+  void dot_quantized(Ex group, Ex t0, const std::vector<Ex>& acc) {
+    const Buffer& x = r_.buffer(x_);
+    const int64_t row_bytes = k_ / 32 * ir::info(DType::Q8A).bytes;
+    std::vector<Ex> row;
+    for (size_t i = 0; i < acc.size(); ++i) row.push_back(b_.let((t0 + Ex(int64_t(i))) * row_bytes));
+    for_each_block(b_, format_, r_.buffer(linear_->operand(1)), group, k_, {}, [&](Ex k, const WeightBlock& w) {
+      for (size_t i = 0; i < acc.size(); ++i) {
+        const Ex q = b_.let(row[i] + k * 32);
+        const Ex d = b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4);
+        for (int p = 0; p < w.parts; ++p) {
+          const int words = 8 / w.parts;
+          Ex sum = constant({Elem::I32, kLanes}, 0);
+          for (int j = p * words; j < (p + 1) * words; ++j)
+            sum = b_.let(call(w.small ? Fn::Dot4Small : Fn::Dot4,
+                              {sum, w.words[size_t(j)], splat(b_.load({Elem::I32, 1}, x, q + 4 * j), kLanes)}));
+          // The block's sum of activations times d: planes s (32) and h (16) of a q8a row.
+          const Ex s = b_.load({Elem::F32, 1}, x, w.parts == 1 ? row[i] + Ex(k_ + k_ / 8) + k * 4 : row[i] + Ex(k_ + k_ / 4) + k * 8 + 4 * p);
+          b_.assign(acc[i], fma(cast(Elem::F32, sum), w.scale[p] * d, acc[i]));
+          b_.assign(acc[i], fma(w.minimum[p], s, acc[i]));
+        }
+      }
+    });
+  }
+
+  void dot_dense(Ex group, Ex t0, const std::vector<Ex>& acc) {
+    const Buffer &x = r_.buffer(x_), &w = r_.buffer(linear_->operand(1));
+    std::vector<Ex> row;
+    for (size_t i = 0; i < acc.size(); ++i) row.push_back(b_.let((t0 + Ex(int64_t(i))) * k_));
+    const Ex base = b_.let(group * (k_ * kLanes));
+    b_.for_(0, k_, 1, [&](Ex k) {
+      const Ex v = b_.let(cast(Elem::F32, b_.load(w, base + k * kLanes, kLanes)));
+      for (size_t i = 0; i < acc.size(); ++i) b_.assign(acc[i], fma(v, b_.load(x, row[i] + k), acc[i]));
+    });
+  }
+
+  /// f32 value of `v` at token t, output columns [n, n+lanes) of v, which are those of group slot `slot`.
+  Result<Ex> value(const ir::Value* v, Ex t, Ex i, int slot, Ex n, int lanes) {
+    const Ty ty{Elem::F32, lanes};
+    if (r_.is_argument(v)) {
+      const Buffer& buf = r_.buffer(v);
+      if (buf.elem != Elem::F32) return error("linear epilogue: operand %", v->name, " is ", v->type.str(), ", expected f32");
+      if (v->type.elements() == 1) return splat(b_.load(buf, Ex(0)), lanes);
+      const int64_t width = *v->type.dim(-1).constant();
+      const bool vector = Region::rows_of(v->type) == ir::Dim(1) && Region::rows_of(x_->type) != ir::Dim(1);
+      return b_.load(ty, buf, vector || v->type.rank() == 1 ? n : t * flat_width(v, width) + n);
+    }
+    const ir::Operation& o = *v->def;
+    if (o.op == Op::Linear) {
+      Ex y = b_.load(ty, y_, (Ex(int64_t(slot) * kTiles[0]) + i) * kLanes + (lanes == 1 ? n % kLanes : Ex(0)));
+      if (o.operands().size() > 2) y = y + b_.load(ty, r_.buffer(o.operand(2)), n);
+      return y;
+    }
+    if (o.op == Op::Reshape) return value(o.operand(0), t, i, slot, n, lanes);
+    if (o.op == Op::Glu) {
+      // Output group g takes input groups 2g (gate) and 2g+1 (up).
+      const Ex gate_at = b_.let(n * 2);
+      PRISM_TRY(Ex gate, value(o.operand(0), t, i, 2 * slot, gate_at, lanes));
+      PRISM_TRY(Ex up, value(o.operand(0), t, i, 2 * slot + 1, gate_at + kLanes, lanes));
+      return b_.let(activation(o.attr<std::string>("act"), b_.let(gate)) * up);
+    }
+    std::vector<Ex> in;
+    for (const ir::Value* operand : o.operands()) {
+      PRISM_TRY(Ex e, value(operand, t, i, slot, n, lanes));
+      in.push_back(b_.let(e));
+    }
+    if (auto e = elementwise(o, in)) return b_.let(*e);
+    return r_.unsupported(o, "cannot follow a linear in its kernel");
+  }
+
+  /// Elements per token of a value whose trailing axes may be split into heads.
+  int64_t flat_width(const ir::Value* v, int64_t last) const {
+    const int64_t columns = n_ / (has_glu() ? 2 : 1);
+    return v->type.rank() > 2 ? columns : last;
+  }
+  bool has_glu() const {
+    for (const ir::Operation& o : r_.body.ops)
+      if (o.op == Op::Glu) return true;
+    return false;
+  }
+  /// Whether v comes after the glu (and so has half the columns).
+  static bool after_glu(const ir::Value* v) {
+    if (!v->def) return false;
+    if (v->def->op == Op::Glu) return true;
+    for (const ir::Value* o : v->def->operands())
+      if (after_glu(o)) return true;
+    return false;
+  }
+
+  Status epilogue(Ex t, Ex i) {
+    for (const ir::Value* result : r_.body.returns) {
+      const Buffer& out = r_.buffer(result);
+      const bool q8a = result->type.dtype == DType::Q8A;
+      const bool half = after_glu(result);
+      const int64_t columns = half ? n_ / 2 : n_;
+      const int slots = half ? groups_ / 2 : groups_;
+      const Ex first = b_.let(b_.task() * int64_t(slots) * kLanes);
+      if (q8a) {
+        const ir::Value* source = result->def->operand(0);
+        for (int slot = 0; slot < slots; slot += 2) {
+          PRISM_TRY(Ex lo, value(source, t, i, slot, b_.let(first + Ex(slot * kLanes)), kLanes));
+          PRISM_TRY(Ex hi, value(source, t, i, slot + 1, b_.let(first + Ex((slot + 1) * kLanes)), kLanes));
+          store_q8a(b_, out, b_.let(t * (columns / 32 * ir::info(DType::Q8A).bytes)), columns, b_.let((first + Ex(slot * kLanes)) / 32), lo, hi);
+        }
+        continue;
+      }
+      for (int slot = 0; slot < slots; ++slot) {
+        const Ex n = b_.let(first + Ex(slot * kLanes));
+        if (columns % kLanes == 0) {
+          PRISM_TRY(Ex y, value(result, t, i, slot, n, kLanes));
+          b_.store(out, t * columns + n, y);
+          continue;
+        }
+        // The last group is partly padding: element by element.
+        Status status = ok();
+        b_.for_(n, min(n + kLanes, Ex(columns)), 1, [&](Ex at) {
+          auto y = value(result, t, i, slot, at, 1);
+          if (y) b_.store(out, t * columns + at, *y);
+          else status = y.err();
+        });
+        PRISM_CHECK(status);
+      }
+    }
+    return ok();
+  }
+
+  Region r_;
+  Builder& b_;
+  const ir::Operation* linear_ = nullptr;
+  const ir::Value* x_ = nullptr;
+  int64_t n_ = 0, k_ = 0;
+  int groups_ = 1;           ///< groups of 16 rows per task
+  DType format_ = DType::F32;
+  Buffer y_;                 ///< finished sums [group][token of the tile][16]
+  Ex first_group_;
+};
+
+}  // namespace
+
+Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
+  return Linear(op, name, dims).run();
+}
+
+}  // namespace prism::codegen

@@ -1,0 +1,154 @@
+#include "codegen/kernels/region.h"
+
+#include <cmath>
+
+namespace prism::codegen {
+
+using namespace kir;
+using ir::DType;
+using ir::Op;
+
+static Elem elem_of(const ir::Type& t) {
+  switch (t.dtype) {
+    case DType::F32: return Elem::F32;
+    case DType::F16: return Elem::F16;
+    case DType::BF16: return Elem::BF16;
+    case DType::I32: return Elem::I32;
+    case DType::I64: return Elem::I64;
+    case DType::I8: return Elem::I8;
+    default: return Elem::U8;  // blocks: indexed in bytes
+  }
+}
+
+Region::Region(const ir::Operation& op, std::string name, std::vector<std::string> dims)
+    : body(*op.body), b(name, std::move(dims)), name_(std::move(name)) {
+  unsigned i = 0;
+  for (const auto& arg : body.args) {
+    if (arg->type.is_kv()) {
+      const Elem e = arg->type.dtype == DType::F32 ? Elem::F32 : Elem::F16;
+      keys_[arg.get()] = b.arg(arg->name + "_k", e, true);
+      values_[arg.get()] = b.arg(arg->name + "_v", e, true);
+      args.push_back({ArgSource::From::KeyPlane, i});
+      args.push_back({ArgSource::From::ValuePlane, i});
+    } else {
+      buffers_[arg.get()] = b.arg(arg->name, elem_of(arg->type));
+      args.push_back({ArgSource::From::Operand, i});
+    }
+    ++i;
+  }
+  i = 0;
+  for (const ir::Value* v : body.returns) {
+    if (!v->type.is_kv() && !buffers_.count(v)) {
+      buffers_[v] = b.arg(v->name, elem_of(v->type), true);
+      args.push_back({ArgSource::From::Result, i});
+    }
+    ++i;
+  }
+}
+
+Ex Region::dim(ir::Dim d) {
+  if (auto c = d.constant()) return Ex(*c);
+  std::vector<std::string> names;
+  const std::vector<int64_t> code = d.postfix([&](std::string_view symbol) {
+    names.emplace_back(symbol);
+    return int64_t(names.size()) - 1;
+  });
+  std::vector<Ex> stack;
+  for (size_t i = 0; i + 1 < code.size(); i += 2) {
+    if (code[i] == rt::Expr::Const) { stack.push_back(Ex(code[i + 1])); continue; }
+    if (code[i] == rt::Expr::Dim) { stack.push_back(b.dim(names[size_t(code[i + 1])])); continue; }
+    Ex r = stack.back();
+    stack.pop_back();
+    Ex& l = stack.back();
+    switch (code[i]) {
+      case rt::Expr::Add: l = l + r; break;
+      case rt::Expr::Mul: l = l * r; break;
+      case rt::Expr::FloorDiv: l = l / r; break;
+      case rt::Expr::CeilDiv: l = (l + r - Ex(1)) / r; break;
+      case rt::Expr::Mod: l = l % r; break;
+      case rt::Expr::Min: l = min(l, r); break;
+      case rt::Expr::Max: l = max(l, r); break;
+    }
+  }
+  return stack.back();
+}
+
+ir::Dim Region::rows_of(const ir::Type& t) {
+  ir::Dim rows(1);
+  for (size_t i = 0; i + 1 < t.rank(); ++i) rows = rows * t.dim(int(i));
+  return rows;
+}
+
+Error Region::unsupported(const ir::Operation& op, const std::string& why) const {
+  return error("kernel ", name_, ": ", ir::info(op.op).mnemonic, ": ", why);
+}
+
+LoweredKernel Region::finish(ir::Dim tasks) { return {b.finish(), args, tasks}; }
+
+Ex activation(const std::string& act, Ex x) {
+  if (act == "relu") return max(x, Ex(0.0));
+  if (act == "silu") return x / (call(Fn::Exp, {Ex(0.0) - x}) + Ex(1.0));
+  if (act == "gelu_tanh") {
+    const double c = std::sqrt(2.0 / M_PI);
+    return x * Ex(0.5) * (call(Fn::Tanh, {x * fma(x * x, Ex(0.044715 * c), constant(x.ty(), c))}) + Ex(1.0));
+  }
+  if (act == "gelu_quick") return x / (call(Fn::Exp, {x * Ex(-1.702)}) + Ex(1.0));
+  return x * Ex(0.5) * (call(Fn::Erf, {x * Ex(M_SQRT1_2)}) + Ex(1.0));  // gelu
+}
+
+std::optional<Ex> elementwise(const ir::Operation& op, const std::vector<Ex>& in) {
+  switch (op.op) {
+    case Op::Neg: return Ex(0.0) - in[0];
+    case Op::Exp: return call(Fn::Exp, {in[0]});
+    case Op::Sqrt: return call(Fn::Sqrt, {in[0]});
+    case Op::Relu: return activation("relu", in[0]);
+    case Op::Silu: return activation("silu", in[0]);
+    case Op::Gelu: {
+      const std::string how = op.attr<std::string>("approximate");
+      return activation(how == "tanh" ? "gelu_tanh" : how == "quick" ? "gelu_quick" : "gelu", in[0]);
+    }
+    case Op::Tanh: return call(Fn::Tanh, {in[0]});
+    case Op::Sigmoid: return constant(in[0].ty(), 1.0) / (call(Fn::Exp, {Ex(0.0) - in[0]}) + Ex(1.0));
+    case Op::Softcap: {
+      const double cap = op.attr<double>("cap");
+      return call(Fn::Tanh, {in[0] * Ex(1.0 / cap)}) * Ex(cap);
+    }
+    case Op::Scale: return in[0] * Ex(op.attr<double>("by")) + Ex(op.attr<double>("plus"));
+    case Op::Add: return in[0] + in[1];
+    case Op::Sub: return in[0] - in[1];
+    case Op::Mul: return in[0] * in[1];
+    case Op::Div: return in[0] / in[1];
+    case Op::Maximum: return max(in[0], in[1]);
+    case Op::Minimum: return min(in[0], in[1]);
+    default: return std::nullopt;
+  }
+}
+
+void store_q8a(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex lo, Ex hi) {
+  lo = b.let(lo);
+  hi = b.let(hi);
+  const Ex amax = b.let(call(Fn::ReduceMax, {max(call(Fn::Abs, {lo}), call(Fn::Abs, {hi}))}));
+  const Ex d = b.let(amax * Ex(1.0 / 127.0));
+  const Ex inverse = b.let(select(Ex(0.0) < amax, constant({Elem::F32, 1}, 127.0) / amax, constant({Elem::F32, 1}, 0.0)));
+  const Ex q0 = b.let(cast(Elem::I32, call(Fn::RoundEven, {lo * inverse})));
+  const Ex q1 = b.let(cast(Elem::I32, call(Fn::RoundEven, {hi * inverse})));
+  const Ex h0 = b.let(cast(Elem::F32, call(Fn::ReduceAdd, {q0})));
+  const Ex h1 = b.let(cast(Elem::F32, call(Fn::ReduceAdd, {q1})));
+  b.store(out, row + block * 32, cast(Elem::I8, q0));
+  b.store(out, row + block * 32 + 16, cast(Elem::I8, q1));
+  b.store(out, row + Ex(n) + block * 4, d);
+  b.store(out, row + Ex(n + n / 8) + block * 4, d * (h0 + h1));
+  b.store(out, row + Ex(n + n / 4) + block * 8, d * h0);
+  b.store(out, row + Ex(n + n / 4) + block * 8 + 4, d * h1);
+}
+
+Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
+  for (const ir::Operation& inner : op.body->ops) {
+    if (inner.op == Op::Linear) return lower_linear(op, name, dims);
+    if (inner.op == Op::FlashAttention) return lower_flash(op, name, dims);
+    if (inner.op == Op::KvAppend || inner.op == Op::Rope) return lower_append(op, name, dims);
+  }
+  return lower_rowwise(op, name, dims);
+}
+
+}  // namespace prism::codegen

@@ -1,0 +1,241 @@
+// Chains of row operations: norms, elementwise, softmax, embedding, quantize. A task is one row; values that are not
+// results live in the thread's scratch, in cache.
+#include "codegen/kernels/weights.h"
+#include "codegen/pack.h"
+
+namespace prism::codegen {
+
+using namespace kir;
+using ir::DType;
+using ir::Op;
+
+namespace {
+
+class RowWise {
+ public:
+  RowWise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) : r_(op, name, dims), b_(r_.b) {}
+
+  Result<LoweredKernel> run() {
+    rows_ = rows_of(r_.body.returns.front());
+    for (const ir::Value* v : r_.body.returns)
+      if (!(rows_of(v) == rows_))
+        return error("kernel: row-wise results have ", rows_.str(), " and ", rows_of(v).str(), " rows");
+    for (const ir::Operation& o : r_.body.ops) PRISM_CHECK(lower(o));
+    return r_.finish(rows_);
+  }
+
+ private:
+  /// A row of a value: buffer, and the index of its first element.
+  struct Row {
+    Buffer buffer;
+    Ex at;
+    bool broadcast = false;  ///< one element for the whole row
+  };
+
+  static ir::Dim rows_of(const ir::Value* v) {
+    return v->type.rank() == 1 && v->type.dtype == DType::I32 ? v->type.dim(0) : Region::rows_of(v->type);
+  }
+  static int64_t width(const ir::Value* v) { return *v->type.dim(-1).constant(); }
+
+  Result<Row> row_of(const ir::Value* v) {
+    if (auto it = rows_known_.find(v); it != rows_known_.end()) return it->second;
+    if (!r_.is_argument(v)) return error("row-wise kernel: %", v->name, " is used before it is computed");
+    const Buffer& buf = r_.buffer(v);
+    if (v->type.elements() == 1) return Row{buf, Ex(0), true};
+    if (v->type.rank() == 1) return Row{buf, Ex(0)};
+    const ir::Dim rows = Region::rows_of(v->type);
+    if (rows == ir::Dim(1) && !(rows_ == ir::Dim(1))) return Row{buf, Ex(0)};
+    if (!(rows == rows_)) return error("row-wise kernel: %", v->name, " is ", v->type.str(), ", expected ", rows_.str(), " rows");
+    return Row{buf, b_.let(b_.task() * width(v)), width(v) == 1};
+  }
+
+  Row destination(const ir::Value* v) {
+    Row row;
+    if (r_.is_returned(v)) {
+      row = {r_.buffer(v), b_.let(b_.task() * width(v))};
+    } else {
+      row = {b_.scratch(v->name, Elem::F32, width(v)), Ex(0)};
+    }
+    rows_known_[v] = row;
+    return row;
+  }
+
+  Ex element(const Row& row, Ex i, int lanes) {
+    if (row.broadcast) return splat(cast(Elem::F32, b_.load(row.buffer, row.at)), lanes);
+    return cast(Elem::F32, b_.load(row.buffer, row.at + i, lanes));
+  }
+
+  /// body(i, lanes) for vectors of 16 and then single elements.
+  void over(int64_t n, const std::function<void(Ex, int)>& body) {
+    const int64_t whole = n / kLanes * kLanes;
+    b_.for_(0, whole, kLanes, [&](Ex i) { body(i, kLanes); });
+    b_.for_(whole, n, 1, [&](Ex i) { body(i, 1); });
+  }
+
+  /// Sum (or maximum) of f(i) over the row, in a fixed order.
+  Ex reduce(int64_t n, Fn fn, const std::function<Ex(Ex, int)>& f) {
+    const bool add = fn == Fn::ReduceAdd;
+    const double start = add ? 0 : -3.4e38;
+    auto join = [&](Ex a, Ex v) { return add ? a + v : max(a, v); };
+    const Ex acc = b_.var(constant({Elem::F32, kLanes}, start)), tail = b_.var(constant({Elem::F32, 1}, start));
+    over(n, [&](Ex i, int lanes) { b_.assign(lanes == 1 ? tail : acc, join(lanes == 1 ? tail : acc, f(i, lanes))); });
+    return b_.let(join(call(fn, {acc}), tail));
+  }
+
+  /// `out` is a view of a row; copied only if it leaves the kernel.
+  Status alias(const ir::Value* out, const Row& in) {
+    if (!r_.is_returned(out)) {
+      rows_known_[out] = in;
+      return ok();
+    }
+    const Row dst = destination(out);
+    over(width(out), [&](Ex i, int lanes) { b_.store(dst.buffer, dst.at + i, element(in, i, lanes)); });
+    return ok();
+  }
+
+  Status lower(const ir::Operation& o) {
+    const ir::Value* out = o.result();
+    switch (o.op) {
+      case Op::Positions: return ok();  // read by embedding below
+      case Op::Embedding: return embedding(o);
+      case Op::Reshape: {
+        PRISM_TRY(Row in, row_of(o.operand(0)));
+        if (!(rows_of(out) == rows_)) return r_.unsupported(o, "changes the rows");
+        return alias(out, in);
+      }
+      case Op::Slice: {
+        PRISM_TRY(Row in, row_of(o.operand(0)));
+        if (o.attr<int64_t>("axis") != int64_t(out->type.rank()) - 1) return r_.unsupported(o, "only along the last axis");
+        return alias(out, {in.buffer, b_.let(in.at + Ex(o.attr<int64_t>("begin")))});
+      }
+      case Op::Tail: {
+        if (!r_.is_argument(o.operand(0))) return r_.unsupported(o, "its input is computed in the same kernel");
+        const Ex first = r_.dim(o.operand(0)->type.dim(0)) - r_.dim(out->type.dim(0));
+        return alias(out, {r_.buffer(o.operand(0)), b_.let((first + b_.task()) * width(out))});
+      }
+      case Op::RmsNorm: case Op::LayerNorm: return norm(o);
+      case Op::Softmax: return softmax(o);
+      case Op::Quantize: return quantize(o);
+      case Op::Glu: {
+        PRISM_TRY(Row in, row_of(o.operand(0)));
+        int64_t group = o.attr<int64_t>("group");
+        if (group == 0) group = width(out);
+        const Row dst = destination(out);
+        b_.for_(0, width(out), 1, [&](Ex i) {
+          const Ex gate = b_.let(i / group * (2 * group) + i % group);
+          b_.store(dst.buffer, dst.at + i, activation(o.attr<std::string>("act"), element(in, gate, 1)) * element(in, gate + group, 1));
+        });
+        return ok();
+      }
+      default: break;
+    }
+    std::vector<Row> in;
+    for (const ir::Value* v : o.operands()) {
+      PRISM_TRY(Row row, row_of(v));
+      in.push_back(row);
+    }
+    const Row dst = destination(out);
+    Status status = ok();
+    over(width(out), [&](Ex i, int lanes) {
+      std::vector<Ex> e;
+      for (const Row& row : in) e.push_back(b_.let(element(row, i, lanes)));
+      if (auto y = elementwise(o, e)) b_.store(dst.buffer, dst.at + i, *y);
+      else status = r_.unsupported(o, "has no row-wise lowering");
+    });
+    return status;
+  }
+
+  Status norm(const ir::Operation& o) {
+    PRISM_TRY(Row x, row_of(o.operand(0)));
+    PRISM_TRY(Row w, row_of(o.operand(1)));
+    const int64_t n = width(o.result());
+    const bool layer = o.op == Op::LayerNorm, biased = o.operands().size() > 2;
+    Row bias;
+    if (biased) {
+      PRISM_TRY(bias, row_of(o.operand(2)));
+    }
+    Ex mean = constant({Elem::F32, 1}, 0);
+    if (layer) mean = b_.let(reduce(n, Fn::ReduceAdd, [&](Ex i, int l) { return element(x, i, l); }) * Ex(1.0 / double(n)));
+    const Ex squares = reduce(n, Fn::ReduceAdd, [&](Ex i, int l) {
+      const Ex v = b_.let(layer ? element(x, i, l) - mean : element(x, i, l));
+      return v * v;
+    });
+    const Ex scale = b_.let(constant({Elem::F32, 1}, 1.0) / call(Fn::Sqrt, {squares * Ex(1.0 / double(n)) + Ex(o.attr<double>("eps"))}));
+    const Row dst = destination(o.result());
+    over(n, [&](Ex i, int l) {
+      Ex y = layer ? (element(x, i, l) - mean) * scale * element(w, i, l) : element(x, i, l) * scale * element(w, i, l);
+      if (biased) y = y + element(bias, i, l);
+      b_.store(dst.buffer, dst.at + i, y);
+    });
+    return ok();
+  }
+
+  Status softmax(const ir::Operation& o) {
+    PRISM_TRY(Row x, row_of(o.operand(0)));
+    const int64_t n = width(o.result());
+    const Ex top = reduce(n, Fn::ReduceMax, [&](Ex i, int l) { return element(x, i, l); });
+    const Row dst = destination(o.result());
+    over(n, [&](Ex i, int l) { b_.store(dst.buffer, dst.at + i, call(Fn::Exp, {element(x, i, l) - top})); });
+    const Ex sum = reduce(n, Fn::ReduceAdd, [&](Ex i, int l) { return element(dst, i, l); });
+    const Ex inverse = b_.let(constant({Elem::F32, 1}, 1.0) / sum);
+    over(n, [&](Ex i, int l) { b_.store(dst.buffer, dst.at + i, element(dst, i, l) * inverse); });
+    return ok();
+  }
+
+  Status quantize(const ir::Operation& o) {
+    if (o.result()->type.dtype != DType::Q8A || !r_.is_returned(o.result())) return r_.unsupported(o, "expected q8a as a result of the kernel");
+    PRISM_TRY(Row x, row_of(o.operand(0)));
+    const int64_t n = width(o.result());
+    const Ex row = b_.let(b_.task() * (n / 32 * ir::info(DType::Q8A).bytes));
+    b_.for_(0, n / 32, 1, [&](Ex k) {
+      store_q8a(b_, r_.buffer(o.result()), row, n, k, element(x, k * 32, kLanes), element(x, k * 32 + kLanes, kLanes));
+    });
+    return ok();
+  }
+
+  Status embedding(const ir::Operation& o) {
+    const ir::Value *ids = o.operand(0), *table = o.operand(1);
+    Ex id;
+    if (r_.is_argument(ids)) id = b_.let(cast(Elem::I64, b_.load(r_.buffer(ids), b_.task())));
+    else if (ids->def->op == Op::Positions) {
+      auto start = ir::Dim::parse(ids->def->attr<std::string>("start"));
+      if (!start) return start.err();
+      id = b_.let(r_.dim(*start) + b_.task());
+    } else return r_.unsupported(o, "ids are computed in the same kernel");
+    const int64_t d = width(o.result());
+    const Row dst = destination(o.result());
+    const Buffer& t = r_.buffer(table);
+    const bool packed = table->type.layout == ir::Layout::Rows16;
+    if (!ir::info(table->type.dtype).quantized) {
+      if (packed) b_.for_(0, d, 1, [&](Ex i) {
+        b_.store(dst.buffer, dst.at + i, cast(Elem::F32, b_.load(t, (id / kLanes * d + i) * kLanes + id % kLanes)));
+      });
+      else over(d, [&](Ex i, int l) { b_.store(dst.buffer, dst.at + i, cast(Elem::F32, b_.load(t, id * d + i, l))); });
+      return ok();
+    }
+    if (!packed) return r_.unsupported(o, "table " + table->type.str() + " is not packed, expected layout rows16");
+    const Ex lane = b_.let(id % kLanes);
+    for_each_block(b_, table->type.dtype, t, b_.let(id / kLanes), d, lane, [&](Ex k, const WeightBlock& w) {
+      for (int j = 0; j < 8; ++j)
+        for (int i = 0; i < 4; ++i) {
+          const int p = w.parts == 2 ? j / 4 : 0;
+          const Ex q = cast(Elem::F32, cast(Elem::I32, (w.words[size_t(j)] >> (8 * i)) & 0xff));
+          b_.store(dst.buffer, dst.at + k * 32 + (4 * j + i), fma(q, w.scale[p], w.minimum[p]));
+        }
+    });
+    return ok();
+  }
+
+  Region r_;
+  Builder& b_;
+  ir::Dim rows_;
+  std::map<const ir::Value*, Row> rows_known_;
+};
+
+}  // namespace
+
+Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
+  return RowWise(op, name, dims).run();
+}
+
+}  // namespace prism::codegen

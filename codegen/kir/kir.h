@@ -1,0 +1,163 @@
+// The kernel IR: structured loops over buffers with scalar and vector values, between the graph and target source.
+//
+// A kernel computes independent tasks; its body sees `task`. Expressions are immutable trees; statements own their
+// bodies. Generators (codegen/kernels) build kernels with the operators below; codegen/render prints target source.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/base/result.h"
+
+namespace prism::kir {
+
+enum class Elem : uint8_t { I8, U8, I16, U16, I32, U32, I64, F16, BF16, F32, F64 };
+int elem_bytes(Elem e);
+std::string_view elem_name(Elem e);
+inline bool is_floating(Elem e) { return e >= Elem::F16; }
+
+struct Ty {
+  Elem elem = Elem::I64;
+  int lanes = 1;
+  friend bool operator==(const Ty&, const Ty&) = default;
+};
+std::string str(Ty t);
+
+enum class Kind : uint8_t {
+  IntConst, FloatConst, Var, Load,
+  Add, Sub, Mul, Div, Mod, And, Or, Xor, Shl, Shr, Min, Max,  // Div, Mod on integers truncate; operands are never negative
+  Lt, Le, Eq,                                              // 0 or all bits set, in I32 lanes (scalars: 0 or 1)
+  Select,                                                  // args: condition, if true, if false
+  Cast,                                                    // value conversion
+  Bitcast,                                                 // same bits, same total size
+  Splat,                                                   // scalar to every lane
+  Call,
+};
+
+/// Operations every target expands in its own way.
+enum class Fn : uint8_t {
+  Fma,        ///< a*b + c; one rounding where the target has it
+  Exp, Tanh, Erf, Sqrt,
+  SinTurns, CosTurns,  ///< sin(2 pi x), |x| <= 0.5
+  RoundEven,
+  Abs,
+  ReduceAdd, ReduceMax,   ///< vector to scalar, fixed order (halving)
+  Dot4,       ///< i32 acc + sum over 4 bytes of u8(a)*i8(b), per lane; a, b: u32 / i32 lanes
+  Dot4Small,  ///< the same when every byte of a is at most 63, so that 16-bit pair sums cannot overflow
+};
+
+struct Buffer {
+  enum class Space : uint8_t { Arg, Scratch, Const };
+  int id = -1;
+  Space space = Space::Arg;
+  Elem elem = Elem::U8;         ///< unit of indices
+  std::string name;
+  int64_t size = 0;             ///< elements; Scratch, Const
+  bool written = false;
+  std::vector<float> values;    ///< Const (F32)
+};
+
+struct Node;
+using Ref = std::shared_ptr<const Node>;
+struct Node {
+  Kind kind;
+  Ty ty;
+  Fn fn = Fn::Fma;
+  int64_t ival = 0;             ///< IntConst; Var and Load: variable / buffer id
+  double fval = 0;
+  std::vector<Ref> args;        ///< Load: the index
+};
+
+/// An expression. Mixed scalar/vector arithmetic splats the scalar; integer constants adapt to the other side's type.
+class Ex {
+ public:
+  Ex() = default;
+  Ex(int v) : Ex(int64_t(v)) {}
+  Ex(int64_t v);
+  Ex(double v);                 ///< F32
+  explicit Ex(Ref n) : node(std::move(n)) {}
+  Ty ty() const { return node->ty; }
+  const int64_t* constant() const;
+  Ref node;
+};
+
+Ex operator+(Ex a, Ex b);
+Ex operator-(Ex a, Ex b);
+Ex operator*(Ex a, Ex b);
+Ex operator/(Ex a, Ex b);
+Ex operator%(Ex a, Ex b);
+Ex operator&(Ex a, Ex b);
+Ex operator|(Ex a, Ex b);
+Ex operator<<(Ex a, Ex b);
+Ex operator>>(Ex a, Ex b);
+Ex operator<(Ex a, Ex b);
+Ex operator<=(Ex a, Ex b);
+Ex operator==(Ex a, Ex b);
+Ex min(Ex a, Ex b);
+Ex max(Ex a, Ex b);
+Ex select(Ex c, Ex a, Ex b);
+Ex cast(Elem to, Ex a);
+Ex bitcast(Ty to, Ex a);
+Ex splat(Ex a, int lanes);
+Ex constant(Ty t, double v);
+Ex call(Fn fn, std::vector<Ex> args);
+inline Ex fma(Ex a, Ex b, Ex c) { return call(Fn::Fma, {a, b, c}); }
+
+struct Stmt;
+using Block = std::vector<Stmt>;
+struct Stmt {
+  enum class Kind : uint8_t { Let, Var, Assign, Store, StoreN, For, If } kind;
+  int id = -1;                  ///< variable or buffer
+  Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a
+  Block body, otherwise;
+};
+
+struct Kernel {
+  std::string name;
+  std::vector<Buffer> buffers;  ///< arguments first, in order
+  std::vector<Ty> vars;         ///< type by variable id; 0 is `task`
+  std::vector<std::string> dims;
+  int64_t scratch_bytes = 0;
+  Block body;
+};
+
+std::string print(const Kernel& k);
+/// Types of every node and statement, variables defined before use, buffers written only if writable.
+Status verify(const Kernel& k);
+
+/// Builds one kernel. Control flow takes callbacks, so that C++ nesting is kernel nesting.
+class Builder {
+ public:
+  Builder(std::string name, std::vector<std::string> dims);
+
+  Buffer arg(std::string name, Elem elem, bool written = false);
+  Buffer scratch(std::string name, Elem elem, int64_t size);   ///< per thread, 64-byte aligned
+  Buffer table(std::string name, std::vector<float> values);
+  Ex task() const { return task_; }
+  Ex dim(std::string_view name) const;
+
+  Ex load(Ty t, const Buffer& b, Ex index);
+  Ex load(const Buffer& b, Ex index, int lanes = 1) { return load({b.elem, lanes}, b, index); }
+  void store(const Buffer& b, Ex index, Ex value);
+  void store_n(const Buffer& b, Ex index, Ex value, Ex count);  ///< the first `count` lanes
+  Ex let(Ex value);
+  Ex var(Ex init);                                              ///< mutable
+  void assign(Ex var, Ex value);
+  void for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& body);
+  void if_(Ex cond, const std::function<void()>& then, const std::function<void()>& otherwise = {});
+
+  Kernel finish();
+
+ private:
+  Kernel kernel_;
+  std::vector<Block*> blocks_;
+  Ex task_;
+  int new_var(Ty t);
+};
+
+}  // namespace prism::kir

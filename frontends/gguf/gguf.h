@@ -1,0 +1,81 @@
+// GGUF v2/v3 files: metadata and tensor descriptions, everything checked before it is used.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "ir/quants.h"
+#include "runtime/base/result.h"
+
+namespace prism::gguf {
+
+/// A metadata value: integers of any width as int64/uint64, floats as double, arrays of one kind. The strings of an
+/// array (a vocabulary, its merges) are views of the file's bytes: a quarter of a million copies would be felt.
+using MetaValue = std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<int64_t>, std::vector<double>,
+                           std::vector<bool>, std::vector<std::string_view>>;
+
+/// A metadata entry as it stands in the file: key, type and value.
+struct RawEntry {
+  std::string_view key;
+  std::span<const uint8_t> bytes;
+};
+
+struct TensorInfo {
+  std::string name;
+  ir::DType dtype;
+  std::vector<int64_t> shape;   ///< outermost first (the file stores it innermost first)
+  uint64_t offset;              ///< from the start of the file
+  uint64_t bytes;
+};
+
+class File {
+ public:
+  /// Maps the file read-only.
+  static Result<std::shared_ptr<File>> open(const std::string& path);
+  /// From bytes in memory (kept by reference, must outlive the File); `name` is used in errors.
+  static Result<std::shared_ptr<File>> parse(std::span<const uint8_t> bytes, const std::string& name);
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  const std::string& name() const { return name_; }
+  std::span<const uint8_t> bytes() const { return bytes_; }
+  uint64_t header_bytes() const { return header_bytes_; }   ///< up to the start of the tensor data
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }
+  const TensorInfo* tensor(std::string_view name) const;
+  const uint8_t* data(const TensorInfo& t) const { return bytes_.data() + t.offset; }
+
+  const std::map<std::string, MetaValue, std::less<>>& metadata() const { return metadata_; }
+  const MetaValue* find(std::string_view key) const;
+  const std::vector<RawEntry>& raw_metadata() const { return raw_metadata_; }   ///< in file order
+  /// Typed lookups; an error if the key is missing or of another kind, or `fallback` if given and missing.
+  Result<int64_t> get_int(std::string_view key, std::optional<int64_t> fallback = {}) const;
+  Result<double> get_float(std::string_view key, std::optional<double> fallback = {}) const;
+  Result<bool> get_bool(std::string_view key, std::optional<bool> fallback = {}) const;
+  Result<std::string> get_string(std::string_view key, std::optional<std::string> fallback = {}) const;
+  /// A scalar repeated `count` times or an array of `count`.
+  Result<std::vector<int64_t>> get_ints(std::string_view key, size_t count, std::optional<int64_t> fallback = {}) const;
+
+ private:
+  File() = default;
+  std::string name_;
+  std::span<const uint8_t> bytes_;
+  uint64_t header_bytes_ = 0;
+  std::vector<TensorInfo> tensors_;
+  std::map<std::string, size_t, std::less<>> tensor_index_;
+  std::map<std::string, MetaValue, std::less<>> metadata_;
+  std::vector<RawEntry> raw_metadata_;
+  void* mapping_ = nullptr;
+};
+
+/// The metadata of `f` whose keys begin with one of `prefixes`, as a GGUF file without tensors (for .prx files).
+std::string extract_metadata(const File& f, std::span<const std::string_view> prefixes);
+
+}  // namespace prism::gguf

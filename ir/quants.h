@@ -1,0 +1,39 @@
+// Element types and quantized block formats (ir/dtypes.def) and how to turn their bytes into float.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace prism::ir {
+
+enum class DType : uint8_t {
+#define SCALAR(e, name, gguf, bytes) e,
+#define QUANT(e, name, gguf, weights, bytes) e,
+#include "ir/dtypes.def"
+};
+
+struct DTypeInfo {
+  std::string_view name;
+  int gguf_type;       ///< GGUF tensor type id, -1 if GGUF has none
+  bool quantized;
+  uint32_t block;      ///< elements per block (1 for scalars)
+  uint32_t bytes;      ///< bytes per block
+};
+
+const DTypeInfo& info(DType t);
+std::optional<DType> dtype_from_name(std::string_view name);
+std::optional<DType> dtype_from_gguf(uint32_t type_id);
+inline bool is_float(DType t) { return t == DType::F32 || t == DType::F16 || t == DType::BF16 || t == DType::F64; }
+
+/// Activation block of 32 made by `quantize {format=q8a}`: x ~ d * q, d = amax/127, q = x/d rounded to nearest even.
+/// In memory a row of n elements (n % 32 == 0) is planar, n/32*48 bytes: int8 q[n]; float d[n/32];
+/// float s[n/32] = d * (sum of the block's q); float h[n/16] = d * (sum of each half block's q).
+
+/// Dequantizes one row of `n` elements (n a multiple of the block) from `src` to `dst`.
+void dequantize_row(DType t, const void* src, float* dst, size_t n);
+/// Inverse for the formats the evaluator makes itself: f32, f16, bf16, i8..., q8_0, q8a. False if it cannot.
+bool quantize_row(DType t, const float* src, void* dst, size_t n);
+
+}  // namespace prism::ir

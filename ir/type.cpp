@@ -1,0 +1,96 @@
+#include "ir/type.h"
+
+#include <optional>
+
+#include "runtime/base/checked.h"
+
+namespace prism::ir {
+
+std::string_view layout_name(Layout l) { return l == Layout::Rows16 ? "rows16" : "row_major"; }
+
+Type Type::tensor(DType t, llvm::ArrayRef<Dim> shape, Layout layout) {
+  return {TypeKind::Tensor, t, layout, Shape(shape.begin(), shape.end())};
+}
+
+Type Type::kv(DType t, Dim positions, Dim heads, Dim head_size) {
+  return {TypeKind::Kv, t, Layout::RowMajor, {positions, heads, head_size}};
+}
+
+std::string shape_str(llvm::ArrayRef<Dim> shape) {
+  std::string out;
+  for (Dim d : shape) out += (out.empty() ? "" : ",") + d.str();
+  return out;
+}
+
+Result<Shape> parse_shape(std::string_view text) {
+  Shape shape;
+  if (text.find_first_not_of(' ') == std::string_view::npos) return shape;
+  for (;;) {
+    const size_t comma = text.find(',');
+    PRISM_TRY(Dim d, Dim::parse(text.substr(0, comma)));
+    if (auto c = d.constant(); c && *c < 0) return error("found size ", *c, ", expected >= 0");
+    if (shape.size() == kMaxRank) return error("found more than ", kMaxRank, " dims");
+    shape.push_back(d);
+    if (comma == std::string_view::npos) return shape;
+    text.remove_prefix(comma + 1);
+  }
+}
+
+std::string Type::str() const {
+  const std::string name(info(dtype).name);
+  std::string out = (is_kv() ? "kv<" + name + ">" : name) + "[" + shape_str(shape) + "]";
+  if (layout != Layout::RowMajor) out += "{" + std::string(layout_name(layout)) + "}";
+  return out;
+}
+
+Result<Type> Type::parse(std::string_view text) {
+  auto fail = [&](std::string_view expected) { return error("found type '", text.substr(0, 80), "', expected ", expected); };
+  const size_t open = text.find('['), close = text.find(']');
+  if (open == std::string_view::npos || close == std::string_view::npos || close < open)
+    return fail("dtype[dims] or kv<dtype>[dims]");
+  Type t;
+  std::string_view name = text.substr(0, open), tail = text.substr(close + 1);
+  if (name.starts_with("kv<") && name.ends_with(">")) {
+    t.kind = TypeKind::Kv;
+    name = name.substr(3, name.size() - 4);
+  }
+  const auto dtype = dtype_from_name(name);
+  if (!dtype) return fail("a known element type");
+  t.dtype = *dtype;
+  PRISM_TRY(t.shape, parse_shape(text.substr(open + 1, close - open - 1)));
+  if (tail == "{rows16}") t.layout = Layout::Rows16;
+  else if (!tail.empty()) return fail("nothing or {rows16} after ']'");
+  if (t.is_kv() && (t.rank() != 3 || t.layout != Layout::RowMajor)) return fail("kv<dtype>[positions,heads,size]");
+  return t;
+}
+
+std::optional<int64_t> Type::elements() const {
+  int64_t n = 1;
+  for (Dim d : shape) {
+    const auto c = d.constant();
+    if (!c || *c < 0 || __builtin_mul_overflow(n, *c, &n)) return std::nullopt;
+  }
+  return n;
+}
+
+std::optional<int64_t> Type::bytes() const {
+  const DTypeInfo& format = info(dtype);
+  int64_t rows = is_kv() ? 2 : 1;  // K and V
+  int64_t row = rank() ? shape.back().constant().value_or(-1) : 1;
+  if (row < 0 || row % format.block != 0) return std::nullopt;
+  for (Dim d : llvm::ArrayRef<Dim>(shape).drop_back(rank() ? 1 : 0)) {
+    const auto c = d.constant();
+    if (!c || *c < 0 || __builtin_mul_overflow(rows, *c, &rows)) return std::nullopt;
+  }
+  if (layout == Layout::Rows16) {  // whole groups of 16 rows
+    if (rows > INT64_MAX - 15) return std::nullopt;
+    rows = int64_t(round_up(uint64_t(rows), 16));
+  }
+  int64_t total;
+  if (__builtin_mul_overflow(row / format.block, int64_t(format.bytes), &row) ||
+      __builtin_mul_overflow(rows, row, &total))
+    return std::nullopt;
+  return total;
+}
+
+}  // namespace prism::ir

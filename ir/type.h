@@ -1,0 +1,52 @@
+// The type of a value: tensor or KV cache, element type, shape and layout.
+//   f32[?seq,576]   q4_1[960,576]{rows16}   kv<f16>[?past+?seq,3,64]
+#pragma once
+
+#include <string>
+
+#include "ir/dim.h"
+#include "ir/quants.h"
+#include "llvm/ADT/ArrayRef.h"
+#include "llvm/ADT/SmallVector.h"
+
+namespace prism::ir {
+
+using Shape = llvm::SmallVector<Dim, 4>;
+
+enum class Layout : uint8_t {
+  RowMajor,  ///< as GGUF stores it: rows of blocks
+  Rows16,    ///< 16 rows interleaved, for the CPU's matrix kernels: codegen/pack.h
+};
+
+enum class TypeKind : uint8_t { Tensor, Kv };
+
+struct Type {
+  TypeKind kind = TypeKind::Tensor;
+  DType dtype = DType::F32;
+  Layout layout = Layout::RowMajor;
+  Shape shape;  ///< outermost first. Kv: [positions, kv heads, head size]; it holds one K and one V of that shape
+
+  static Type tensor(DType t, llvm::ArrayRef<Dim> shape, Layout layout = Layout::RowMajor);
+  static Type kv(DType t, Dim positions, Dim heads, Dim head_size);
+
+  bool is_kv() const { return kind == TypeKind::Kv; }
+  size_t rank() const { return shape.size(); }
+  Dim dim(int i) const { return shape[i < 0 ? shape.size() + i : i]; }
+  friend bool operator==(const Type&, const Type&) = default;
+
+  std::string str() const;
+  static Result<Type> parse(std::string_view text);
+
+  /// Number of elements / bytes when every dim is constant; nullopt when symbolic or overflowing.
+  std::optional<int64_t> elements() const;
+  std::optional<int64_t> bytes() const;
+};
+
+std::string_view layout_name(Layout l);
+inline constexpr size_t kMaxRank = 8;
+
+/// "?seq,9,64", the text of a shape attribute; empty for rank 0.
+std::string shape_str(llvm::ArrayRef<Dim> shape);
+Result<Shape> parse_shape(std::string_view text);
+
+}  // namespace prism::ir

@@ -1,0 +1,37 @@
+// fuse-attention: attention becomes flash_attention, which walks over tiles of keys and never holds the score matrix.
+// Scale, mask, window and soft cap are kept; heads are grouped (GQA) by the shapes as before.
+
+#include "passes/pattern.h"
+#include "passes/util.h"
+#include "runtime/base/checked.h"
+
+namespace prism::passes {
+
+using namespace ir;
+
+namespace {
+
+constexpr int64_t kKeyBlock = 16;  // the cache stores K in blocks of 16 positions (runtime/program.h)
+
+}  // namespace
+
+Status fuse_attention(Module& m, const Options& options) {
+  const int64_t tile_q = options.get_int("tile_q", 16);
+  const int64_t tile_k = options.get_int("tile_k", 64);
+  if (tile_k % kKeyBlock) return error("option tile_k: found ", tile_k, ", expected a multiple of ", kKeyBlock);
+  for (const auto& g : m.graphs)
+    for (Operation& op : llvm::make_early_inc_range(g->ops)) {
+      if (op.op != Op::Attention) continue;
+      const int64_t window = op.attr<int64_t>("window");
+      const int64_t rows = op.operand(0)->type.dim(0).bounds(m.ranges()).hi;
+      AttrMap attrs = op.attrs;
+      attrs["tile_q"] = std::min(tile_q, rows);
+      attrs["tile_k"] = window > 0 && window < tile_k ? int64_t(round_up(window, kKeyBlock)) : tile_k;
+      Operation* flash = g->insert(Op::FlashAttention, op.operands(), std::move(attrs), op.result()->type, &op);
+      op.result()->replace_all_uses_with(flash->result());
+      op.erase();
+    }
+  return ok();
+}
+
+}  // namespace prism::passes

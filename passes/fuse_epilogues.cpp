@@ -1,0 +1,158 @@
+// fuse-epilogues: groups ops into kernels. Work is never done twice: an op is in exactly one kernel (positions and
+// constants are copied). The kinds of kernels, which are those code generation knows:
+//   linear     a linear and what follows for the same rows: bias, residual, activation, glu, scale, q8a
+//   append     split, norm, rope of q, k and v, and kv_append
+//   attention  flash_attention, its heads side by side, q8a
+//   row-wise   any connected group of elementwise ops, norms, softmax, q8a, embedding over the same rows; `tail` starts one
+//   single     anything else
+
+#include "llvm/ADT/SetVector.h"
+#include "passes/clusters.h"
+#include "passes/util.h"
+
+namespace prism::passes {
+
+using namespace ir;
+
+namespace {
+
+bool is_q8a(const Operation& op) { return op.op == Op::Quantize && op.attr<std::string>("format") == "q8a"; }
+
+class Fuser {
+ public:
+  explicit Fuser(Graph& g) : graph_(g), clusters_(g) {}
+
+  void run() {
+    for_each(Op::Linear, &Fuser::fuse_linear);
+    for_each(Op::KvAppend, &Fuser::fuse_append);
+    for_each(Op::FlashAttention, &Fuser::fuse_attention);
+    for (Operation& op : graph_.ops) fuse_rows(&op);
+    clusters_.outline();
+  }
+
+ private:
+  void for_each(Op kind, void (Fuser::*fuse)(Operation*)) {
+    for (Operation& op : graph_.ops)
+      if (op.op == kind) (this->*fuse)(&op);
+  }
+
+  /// Merges ops into one kernel that no other rule may extend.
+  bool claim(llvm::ArrayRef<Operation*> ops) {
+    if (!clusters_.merge(ops)) return false;
+    claimed_.insert(ops.begin(), ops.end());
+    return true;
+  }
+  bool claimed(const Operation* op) const { return claimed_.contains(op); }
+
+  /// Can `user` continue a linear kernel whose last value is v?
+  static bool is_epilogue(const Operation& user, const Value* v) {
+    switch (user.op) {
+      case Op::Relu:
+      case Op::Silu:
+      case Op::Gelu:
+      case Op::Tanh:
+      case Op::Sigmoid:
+      case Op::Softcap:
+      case Op::Scale:
+      case Op::Glu: return true;
+      case Op::Add:
+      case Op::Mul: {
+        if (user.result()->type != v->type) return false;
+        const Value* other = user.operand(user.operand(0) == v);
+        return is_row_vector(other) || (user.op == Op::Add && other->type == v->type);
+      }
+      default: return false;
+    }
+  }
+
+  void fuse_linear(Operation* op) {
+    claim({op});
+    for (;;) {
+      const Value* v = op->result();
+      for (const Use& u : v->uses)  // q8a beside other uses: the kernel returns both
+        if (is_q8a(*u.op) && !claimed(u.op) && claim({op, u.op})) return;
+      Operation* user = only_user(v);
+      if (!user || claimed(user) || !is_epilogue(*user, v) || !claim({op, user})) return;
+      op = user;
+    }
+  }
+
+  /// Ops between the linears and the cache or the queries.
+  static bool belongs_to_append(const Operation& op) {
+    switch (op.op) {
+      case Op::Reshape:
+      case Op::Rope:
+      case Op::Scale: return true;
+      case Op::Slice: return op.attr<int64_t>("axis") + 1 == int64_t(op.operand(0)->type.rank());
+      case Op::RmsNorm: return op.result()->type.rank() == 3;
+      case Op::Add:
+      case Op::Mul:
+        return (is_row_vector(op.operand(0)) || is_row_vector(op.operand(1))) && op.result()->type.rank() <= 3;
+      default: return false;
+    }
+  }
+
+  void fuse_append(Operation* append) {
+    llvm::SetVector<Operation*> region;
+    region.insert(append);
+    for (const Use& u : append->result()->uses) {
+      if (u.op->op != Op::FlashAttention) continue;
+      Operation* query = u.op->operand(0)->def;
+      if (query && !claimed(query) && belongs_to_append(*query)) region.insert(query);
+    }
+    auto joins = [&](const Operation* op) {
+      return op && !claimed(op) && !region.contains(const_cast<Operation*>(op)) && belongs_to_append(*op) &&
+             !graph_.returned(op->result()) &&
+             llvm::all_of(op->result()->uses, [&](const Use& u) { return region.contains(u.op); });
+    };
+    for (size_t before = 0; before != region.size();) {  // an op joins once all its users have
+      before = region.size();
+      for (size_t i = 0; i < region.size(); ++i)
+        for (Value* v : region[i]->operands())
+          if (joins(v->def)) region.insert(v->def);
+    }
+    claim(region.getArrayRef());
+  }
+
+  void fuse_attention(Operation* op) {
+    claim({op});
+    Operation* heads = only_user(op->result());
+    if (!heads || heads->op != Op::Reshape || rows_of(heads->result()->type) != op->result()->type.dim(0)) return;
+    if (!claim({op, heads})) return;
+    Operation* quantize = only_user(heads->result());
+    if (quantize && is_q8a(*quantize)) claim({heads, quantize});
+  }
+
+  /// Each row of the result depends on the same row of the operands only.
+  static bool is_row_wise(const Operation& op) {
+    if (op.results.size() != 1 || op.result()->type.rank() < 2) return false;
+    const Type& type = op.result()->type;
+    if (op.op == Op::Embedding || op.op == Op::Tail || has_trait(op.op, RowReduce) || is_q8a(op)) return true;
+    if (op.op == Op::Reshape) return rows_of(op.operand(0)->type) == rows_of(type);
+    return has_trait(op.op, Elementwise) && llvm::all_of(op.operands(), [&](const Value* v) {
+             return v->type.shape == type.shape || is_row_vector(v);
+           });
+  }
+
+  void fuse_rows(Operation* op) {
+    if (claimed(op) || !is_row_wise(*op) || op->op == Op::Tail) return;
+    for (Value* v : op->operands()) {
+      Operation* def = v->def;
+      if (!def || claimed(def) || !is_row_wise(*def) || rows_of(v->type) != rows_of(op->result()->type)) continue;
+      clusters_.merge({def, op});  // two kernels if they cannot be one
+    }
+  }
+
+  Graph& graph_;
+  Clusters clusters_;
+  llvm::DenseSet<const Operation*> claimed_;
+};
+
+}  // namespace
+
+Status fuse_epilogues(Module& m, const Options&) {
+  for (const auto& g : m.graphs) Fuser(*g).run();
+  return ok();
+}
+
+}  // namespace prism::passes

@@ -1,0 +1,47 @@
+// pack-weights: the layout of weights is decided here, not at run time. Matrices of linears get the layout the matrix
+// kernels read; an embedding that shares such a matrix reads the packed one, so it exists once. Vectors become f32.
+
+#include "passes/util.h"
+
+namespace prism::passes {
+
+using namespace ir;
+
+namespace {
+
+/// A weight with the same values as `w` in another type. One that is already made from others is retyped in place.
+void retype(Module& m, Weight& w, const Type& type, const std::string& suffix) {
+  if (!w.sources.empty()) {
+    w.value.type = type;
+    return;
+  }
+  std::string name = w.value.name + suffix;
+  for (int i = 1; m.weight(name); ++i) name = w.value.name + suffix + "." + std::to_string(i);
+  Weight* packed = m.add_weight(name, type);
+  packed->sources = {w.value.name};
+  w.value.replace_all_uses_with(&packed->value);
+}
+
+}  // namespace
+
+Status pack_weights(Module& m, const Options&) {
+  const size_t count = m.weights.size();  // new ones are appended
+  for (size_t i = 0; i < count; ++i) {
+    Weight& w = *m.weights[i];
+    if (w.value.uses.empty()) continue;
+    Type type = w.value.type;
+    const bool matrix = type.rank() == 2 && llvm::any_of(w.value.uses, [](const Use& u) {
+      return u.op->op == Op::Linear && u.operand == 1;
+    });
+    if (matrix && type.layout == Layout::RowMajor) {
+      type.layout = Layout::Rows16;
+      retype(m, w, type, ".rows16");
+    } else if (type.rank() == 1 && (type.dtype == DType::F16 || type.dtype == DType::BF16)) {
+      type.dtype = DType::F32;
+      retype(m, w, type, ".f32");
+    }
+  }
+  return ok();
+}
+
+}  // namespace prism::passes

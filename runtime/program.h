@@ -1,0 +1,119 @@
+// An executable in memory: what a .prx file holds (runtime/executable.fbs) and what codegen produces.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/base/result.h"
+
+namespace prism::rt {
+
+/// Integer expression over the program's dims, as a postfix program of (opcode, argument) pairs. Sizes are checked:
+/// evaluation fails on overflow, division by zero, unknown dims or a malformed program.
+struct Expr {
+  enum Code : int64_t { Const, Dim, Add, Mul, FloorDiv, CeilDiv, Mod, Min, Max };  // Const and Dim use the argument
+  std::vector<int64_t> code;
+  Result<int64_t> evaluate(std::span<const int64_t> dims) const;
+  static Expr constant(int64_t v) { return {{Const, v}}; }
+};
+
+/// Where a kernel argument lives.
+enum class Space : uint8_t {
+  Arena,   ///< offset into the session's arena
+  Weight,  ///< weight `index`, plus offset
+  KvK,     ///< the K plane of cache layer `index`
+  KvV,     ///< the V plane
+};
+
+struct Arg {
+  Space space = Space::Arena;
+  uint32_t index = 0;
+  uint64_t offset = 0;
+};
+
+/// One kernel over `tasks` independent tasks, split statically over the threads; a barrier follows.
+/// Machine code: void symbol(void* const* args, const int64_t* dims, int64_t begin, int64_t end, void* scratch),
+/// dims in the order of Program::dims, tasks [begin, end) to do, `scratch` of this thread, 64-byte aligned.
+struct Launch {
+  uint32_t kernel = 0;
+  std::vector<Arg> args;
+  Expr tasks;
+};
+
+struct Kernel {
+  std::string symbol;
+  std::string description;    ///< the IR region it computes, for `inspect` and profiles
+  uint64_t scratch_bytes = 0; ///< per thread
+};
+
+struct Code {
+  std::string target;         ///< "cpu"
+  std::string isa;            ///< "avx512", "avx2", "generic": runtime/cpu.h
+  std::string format;         ///< "elf"
+  std::vector<uint8_t> data;
+};
+
+/// An input or output of an entry point: a slot in the arena.
+struct Slot {
+  std::string name;
+  std::string dtype;
+  std::vector<Expr> shape;
+  uint64_t offset = 0;
+};
+
+struct EntryPoint {
+  std::string name;           ///< "prefill", "decode", "verify"
+  std::vector<Slot> inputs, outputs;
+  std::vector<int64_t> dim_min, dim_max;  ///< allowed values, per Program::dims
+  uint64_t arena_bytes = 0;
+  std::vector<Launch> launches;
+};
+
+struct Weight {
+  std::string name;
+  std::string dtype, layout;  ///< names as in the IR
+  std::vector<int64_t> shape;
+  uint64_t offset = 0;        ///< in the weight segment, 64-byte aligned
+  uint64_t bytes = 0;
+  std::vector<std::string> sources;  ///< tensors of the model file it is packed from
+  int64_t interleave = 0;
+};
+
+/// One layer of the KV cache. K: f16 [heads][capacity/16][head_size][16], V: f16 [heads][capacity][head_size];
+/// capacity (the dim "ctx") is a multiple of 64.
+struct KvLayer {
+  std::string dtype;
+  int64_t heads = 0, head_size = 0;
+  int64_t window = 0;         ///< > 0: only the last `window` positions are read
+};
+
+/// The file the weights come from when they are not in the executable.
+struct ModelReference {
+  std::string path;           ///< as given when compiling; also looked for beside the .prx
+  uint64_t size = 0;
+  uint64_t hash = 0;          ///< XXH3-64 of the whole file
+};
+
+struct Program {
+  std::string name;           ///< model name
+  std::string producer;       ///< "prism 0.1.0"
+  std::vector<std::string> required_features;
+  std::vector<std::string> dims;     ///< "seq", "past", "out", "ctx", ...
+  std::vector<EntryPoint> entries;
+  std::vector<Kernel> kernels;
+  std::vector<Code> codes;
+  std::vector<Weight> weights;
+  uint64_t weight_bytes = 0;         ///< size of the weight segment
+  std::vector<KvLayer> kv;
+  int64_t context_length = 0;        ///< positions the model was made for
+  int64_t vocab = 0;
+  std::string metadata;              ///< tokenizer and other facts, as a GGUF file without tensors
+  std::string ir;                    ///< the module before lowering, binary form, for re-JIT; may be empty
+  ModelReference model;              ///< set when the weights are elsewhere
+  bool weights_embedded = false;
+};
+
+}  // namespace prism::rt

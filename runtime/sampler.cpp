@@ -1,0 +1,132 @@
+#include "runtime/sampler.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+namespace prism::rt {
+namespace {
+
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+/// xoshiro256** by Blackman and Vigna.
+uint64_t next(uint64_t (&s)[4]) {
+  const uint64_t result = std::rotl(s[1] * 5, 7) * 9, t = s[1] << 17;
+  s[2] ^= s[0];
+  s[3] ^= s[1];
+  s[1] ^= s[2];
+  s[0] ^= s[3];
+  s[2] ^= t;
+  s[3] = std::rotl(s[3], 45);
+  return result;
+}
+
+uint64_t splitmix64(uint64_t& state) {
+  uint64_t z = (state += 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+/// e^x for x <= 0 from additions and multiplications alone: the C library's differs from machine to machine in the last
+/// bit. Relative error below 1e-14; 0 below -700.
+double exp_nonpositive(double x) {
+  if (!(x > -700)) return 0;
+  const double n = std::floor(x * 1.4426950408889634 + 0.5);
+  const double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;  // |r| <= ln(2)/2
+  double sum = 1;
+  for (int i = 13; i > 0; --i) sum = 1 + sum * r / i;
+  return sum * std::bit_cast<double>(uint64_t(int64_t(n) + 1023) << 52);
+}
+
+/// Larger logits first, ties by id: a total order, so that partial sorts have one answer.
+bool before(const std::pair<float, int32_t>& a, const std::pair<float, int32_t>& b) {
+  return a.first != b.first ? a.first > b.first : a.second < b.second;
+}
+
+}  // namespace
+
+Result<Sampler> Sampler::create(const SamplerOptions& o) {
+  if (!(o.temperature >= 0 && std::isfinite(o.temperature)))
+    return error("temperature: found ", o.temperature, ", expected 0 or more");
+  if (o.top_k < 0) return error("top-k: found ", o.top_k, ", expected 0 or more");
+  if (!(o.top_p > 0 && o.top_p <= 1)) return error("top-p: found ", o.top_p, ", expected more than 0, at most 1");
+  if (!(o.min_p >= 0 && o.min_p <= 1)) return error("min-p: found ", o.min_p, ", expected 0 to 1");
+  if (!(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty)))
+    return error("repetition penalty: found ", o.repeat_penalty, ", expected more than 0");
+  if (o.repeat_window < 0) return error("repetition window: found ", o.repeat_window, ", expected 0 or more");
+  Sampler s;
+  s.options_ = o;
+  uint64_t state = o.seed;
+  for (uint64_t& word : s.rng_) word = splitmix64(state);
+  return s;
+}
+
+void Sampler::accept(int32_t token) {
+  if (options_.repeat_penalty == 1 || options_.repeat_window == 0) return;
+  if (recent_.size() == size_t(options_.repeat_window)) recent_.erase(recent_.begin());
+  recent_.push_back(token);
+}
+
+int32_t Sampler::sample(std::span<const float> logits) {
+  candidates_.resize(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {std::isnan(logits[i]) ? kNever : logits[i], int32_t(i)};
+  for (int32_t token : recent_) {
+    if (token < 0 || size_t(token) >= logits.size() || std::isnan(logits[size_t(token)])) continue;
+    const float logit = logits[size_t(token)];  // not the candidate's: a token seen twice is penalised once
+    candidates_[size_t(token)].first = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+  }
+
+  // The largest, by the same order; a -inf beats a NaN.
+  size_t best = 0;
+  for (size_t i = 1; i < candidates_.size(); ++i)
+    if (candidates_[i].first > candidates_[best].first || (std::isnan(logits[best]) && !std::isnan(logits[i])))
+      best = i;
+  if (options_.temperature == 0 || candidates_.empty() || candidates_[best].first == kNever) return int32_t(best);
+
+  const float largest = candidates_[best].first;
+  const auto weight = [&](const std::pair<float, int32_t>& c) {  // in proportion to the probability; 1 for the largest
+    return c.first == largest ? 1.0 : exp_nonpositive((double(c.first) - largest) / options_.temperature);
+  };
+  const auto total_weight = [&] {
+    double sum = 0;
+    for (const auto& c : candidates_) sum += weight(c);
+    return sum;
+  };
+
+  if (options_.top_k > 0 && size_t(options_.top_k) < candidates_.size()) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + options_.top_k, candidates_.end(), before);
+    candidates_.resize(size_t(options_.top_k));
+    std::sort(candidates_.begin(), candidates_.end(), before);
+  }
+  if (options_.top_p < 1) {
+    // The fewest of the likeliest whose share reaches top_p: usually few, so sorted in growing pieces.
+    const double enough = options_.top_p * total_weight();
+    double sum = 0;
+    size_t kept = 0;
+    for (size_t sorted = 0; kept < candidates_.size() && sum < enough; ++kept) {
+      if (kept == sorted) {
+        sorted = std::min(candidates_.size(), std::max<size_t>(64, 4 * sorted));
+        const auto from = candidates_.begin() + ptrdiff_t(kept), to = candidates_.begin() + ptrdiff_t(sorted);
+        std::partial_sort(from, to, candidates_.end(), before);
+      }
+      sum += weight(candidates_[kept]);
+    }
+    candidates_.resize(kept);
+  }
+  if (options_.min_p > 0) std::erase_if(candidates_, [&](const auto& c) { return weight(c) < options_.min_p; });
+
+  double left = double(next(rng_) >> 11) * 0x1p-53 * total_weight();
+  int32_t drawn = candidates_[0].second;
+  for (const auto& c : candidates_) {
+    const double w = weight(c);
+    if (w == 0) continue;
+    drawn = c.second;  // rounding may leave nothing after the last
+    if (left < w) break;
+    left -= w;
+  }
+  return drawn;
+}
+
+}  // namespace prism::rt

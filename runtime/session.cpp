@@ -1,0 +1,198 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/base/checked.h"
+#include "runtime/executor.h"
+#include "runtime/kv_cache.h"
+#include "runtime/prx_format.h"
+
+namespace prism::rt {
+namespace {
+
+constexpr int64_t kCapacityMultiple = 64;
+constexpr int64_t kDefaultContext = 4096;
+
+/// Where the dims a language model has stand in Program::dims.
+struct DimIndices {
+  std::optional<size_t> seq, past, out, ctx;
+};
+
+Result<DimIndices> find_dims(const Program& p, const std::string& name) {
+  DimIndices found;
+  for (size_t i = 0; i < p.dims.size(); ++i) {
+    if (p.dims[i] == "seq") found.seq = i;
+    else if (p.dims[i] == "past") found.past = i;
+    else if (p.dims[i] == "out") found.out = i;
+    else if (p.dims[i] == "ctx") found.ctx = i;
+    else return error(name, ": dims: found ", quoted(p.dims[i]), ", expected only seq, past, out and ctx");
+  }
+  return found;
+}
+
+/// An entry point of a language model: ids in, logits of the last `out` positions out.
+struct Step {
+  const EntryPoint* entry = nullptr;
+  uint64_t ids = 0, logits = 0;  // offsets in the arena
+  int64_t max_seq = 1, max_out = 1;
+};
+
+class LanguageSession final : public Session {
+ public:
+  static Result<std::unique_ptr<Session>> create(std::shared_ptr<Executable> exe, const SessionOptions& options) {
+    const Program& p = exe->program();
+    std::unique_ptr<LanguageSession> s(new LanguageSession);
+    s->name_ = p.name.empty() ? "program" : p.name;
+    s->vocab_ = p.vocab;
+    if (p.vocab <= 0) return error(s->name_, ": vocabulary size: found ", p.vocab, ", expected at least 1");
+    PRISM_TRY(s->at_, find_dims(p, s->name_));
+    s->dims_.resize(p.dims.size());
+    PRISM_CHECK(s->choose_capacity(options.context, p.context_length));
+    PRISM_TRY(s->prefill_, s->find_step(*exe, "prefill"));
+    PRISM_TRY(s->decode_, s->find_step(*exe, "decode"));
+    PRISM_TRY(s->verify_, s->find_step(*exe, "verify"));
+    if (!s->prefill_.entry && !s->decode_.entry)
+      return error(s->name_, ": entry points: found neither \"prefill\" nor \"decode\", expected at least one");
+    PRISM_TRY(s->kv_, KvCache::create(p.kv, round_up_context(s->capacity_), s->name_));
+    PRISM_TRY(s->executor_, Executor::create(exe, s->kv_, options.threads, s->name_));
+    return std::unique_ptr<Session>(std::move(s));
+  }
+
+  Result<std::span<const float>> feed(std::span<const int32_t> ids) override {
+    PRISM_CHECK(check(ids));
+    const int64_t before = position_;
+    std::span<const float> logits;
+    while (!ids.empty()) {
+      const bool one_by_one = !prefill_.entry || (ids.size() == 1 && decode_.entry);
+      const Step& step = one_by_one ? decode_ : prefill_;
+      const auto chunk = ids.first(std::min(ids.size(), size_t(step.max_seq)));
+      if (Status s = run(step, chunk, 1); !s) {
+        position_ = before;
+        return s.err();
+      }
+      logits = row(step, 0);
+      ids = ids.subspan(chunk.size());
+    }
+    return logits;
+  }
+
+  Status score(std::span<const int32_t> ids,
+               const std::function<void(size_t, std::span<const float>)>& report) override {
+    PRISM_CHECK(check(ids));
+    const int64_t before = position_;
+    const Step& step = verify_.entry ? verify_ : decode_.entry ? decode_ : prefill_;
+    const size_t most = verify_.entry ? size_t(std::min(verify_.max_seq, verify_.max_out)) : 1;
+    for (size_t done = 0; done < ids.size();) {
+      const auto chunk = ids.subspan(done).first(std::min(ids.size() - done, most));
+      if (Status s = run(step, chunk, int64_t(chunk.size())); !s) {
+        position_ = before;
+        return s;
+      }
+      for (size_t i = 0; i < chunk.size(); ++i) report(done + i, row(step, i));
+      done += chunk.size();
+    }
+    return ok();
+  }
+
+  void rewind(int64_t positions) override { position_ = std::clamp<int64_t>(positions, 0, position_); }
+  int64_t position() const override { return position_; }
+  KvStats kv_stats() const override { return kv_.stats(position_, capacity_); }
+
+ private:
+  static int64_t round_up_context(int64_t n) { return int64_t(round_up(uint64_t(n), kCapacityMultiple)); }
+
+  /// context_length 0: the model does not say.
+  Status choose_capacity(int64_t requested, int64_t context_length) {
+    if (requested < 0 || (context_length > 0 && requested > context_length))
+      return error(name_, ": context: found ", requested, " positions, expected 0 to ", context_length,
+                   ", what the model was made for");
+    constexpr int64_t kMost = int64_t(1) << 40;
+    if (requested > kMost) return error(name_, ": context: found ", requested, " positions, expected at most ", kMost);
+    const int64_t length = context_length > 0 ? context_length : kDefaultContext;
+    const int64_t rounded = round_up_context(requested ? requested : std::min(length, kDefaultContext));
+    capacity_ = context_length > 0 ? std::min(rounded, context_length) : rounded;
+    return ok();
+  }
+
+  /// The entry point of that name, if there is one, checked to have the inputs and outputs of a language model.
+  Result<Step> find_step(const Executable& exe, std::string_view entry_name) const {
+    Step step;
+    step.entry = exe.entry(entry_name);
+    if (!step.entry) return step;
+    const EntryPoint& e = *step.entry;
+    if (at_.seq) step.max_seq = e.dim_max[*at_.seq];
+    if (at_.out) step.max_out = e.dim_max[*at_.out];
+    if (step.max_seq < 1 || step.max_out < 1)
+      return error(name_, ": entry point ", quoted(e.name), ": found at most ", step.max_seq, " ids and ", step.max_out,
+                   " logits, expected at least 1");
+    PRISM_TRY(step.ids, find_slot(e, e.inputs, "ids", "i32", uint64_t(step.max_seq), 1));
+    PRISM_TRY(step.logits, find_slot(e, e.outputs, "logits", "f32", uint64_t(step.max_out), uint64_t(vocab_)));
+    return step;
+  }
+
+  Result<uint64_t> find_slot(const EntryPoint& e, const std::vector<Slot>& slots, const char* slot_name,
+                             const char* dtype, uint64_t rows, uint64_t columns) const {
+    for (const Slot& s : slots) {
+      if (s.name != slot_name) continue;
+      const std::string what = name_ + ": entry point " + quoted(e.name) + ": slot " + quoted(s.name);
+      if (s.dtype != dtype) return error(what, ": found dtype ", quoted(s.dtype), ", expected ", quoted(dtype));
+      const auto values = checked_mul(rows, columns);
+      const auto bytes = values ? checked_mul(*values, 4) : std::nullopt;
+      const auto end = bytes ? checked_add(*bytes, s.offset) : std::nullopt;
+      if (!end || *end > e.arena_bytes || s.offset % 4)
+        return error(what, ": found offset ", s.offset, " in an arena of ", e.arena_bytes, " bytes, expected room for ",
+                     rows, " x ", columns, " values, aligned");
+      return s.offset;
+    }
+    return error(name_, ": entry point ", quoted(e.name), ": found no slot ", quoted(slot_name), ", expected one");
+  }
+
+  Status check(std::span<const int32_t> ids) const {
+    if (ids.empty()) return error(name_, ": ids: found none, expected at least 1");
+    if (ids.size() > uint64_t(capacity_ - position_))
+      return error(name_, ": context full: found ", position_, " + ", ids.size(), " positions, expected at most ",
+                   capacity_, ", use --ctx");
+    for (size_t i = 0; i < ids.size(); ++i)
+      if (ids[i] < 0 || ids[i] >= vocab_)
+        return error(name_, ": id ", i, ": found ", ids[i], ", expected 0 to ", vocab_ - 1);
+    return ok();
+  }
+
+  Status run(const Step& step, std::span<const int32_t> ids, int64_t out) {
+    const auto set = [&](std::optional<size_t> at, int64_t value) {
+      if (at) dims_[*at] = value;
+    };
+    set(at_.seq, int64_t(ids.size()));
+    set(at_.past, position_);
+    set(at_.out, out);
+    set(at_.ctx, round_up_context(capacity_));
+    std::memcpy(executor_->arena() + step.ids, ids.data(), ids.size_bytes());
+    PRISM_CHECK(executor_->run(*step.entry, dims_));
+    position_ += int64_t(ids.size());
+    return ok();
+  }
+
+  std::span<const float> row(const Step& step, size_t i) const {
+    const auto* logits = reinterpret_cast<const float*>(executor_->arena() + step.logits);
+    return {logits + i * size_t(vocab_), size_t(vocab_)};
+  }
+
+  std::string name_;
+  int64_t vocab_ = 0;
+  int64_t capacity_ = 0;  // positions that may be used; the planes hold a multiple of 64
+  int64_t position_ = 0;
+  DimIndices at_;
+  std::vector<int64_t> dims_;
+  Step prefill_, decode_, verify_;
+  KvCache kv_;
+  std::unique_ptr<Executor> executor_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<Executable> exe, const SessionOptions& options) {
+  return LanguageSession::create(std::move(exe), options);
+}
+
+}  // namespace prism::rt

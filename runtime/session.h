@@ -1,0 +1,39 @@
+// One conversation with a language model: an arena, a KV cache and its statistics.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/executable.h"
+
+namespace prism::rt {
+
+struct SessionOptions {
+  unsigned threads = 0;      ///< 0 = all cores
+  int64_t context = 0;       ///< KV capacity in positions; 0 = min(context_length, 4096). Rounded up to 64
+};
+
+struct KvStats {
+  int64_t positions = 0, capacity = 0;
+  uint64_t bytes_used = 0, bytes_allocated = 0;
+  uint64_t bytes_per_position = 0;
+  uint64_t bytes_f32 = 0;    ///< what the positions in use would take as f32
+};
+
+class Session {
+ public:
+  static Result<std::unique_ptr<Session>> create(std::shared_ptr<Executable> exe, const SessionOptions& options = {});
+  virtual ~Session() = default;
+
+  /// Appends ids to the context (in chunks of the prefill entry's maximum; a single id goes through decode) and returns the logits after the last
+  /// one, [vocab], valid until the next call. Error if an id is outside the vocabulary or the context is full (state unchanged).
+  virtual Result<std::span<const float>> feed(std::span<const int32_t> ids) = 0;
+  /// As feed, but logits of every id: calls `row(i, logits)` in order.
+  virtual Status score(std::span<const int32_t> ids, const std::function<void(size_t, std::span<const float>)>& row) = 0;
+  virtual void rewind(int64_t positions) = 0;  ///< forget all positions from `positions` on
+  virtual int64_t position() const = 0;
+  virtual KvStats kv_stats() const = 0;
+};
+
+}  // namespace prism::rt

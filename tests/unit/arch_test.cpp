@@ -1,0 +1,276 @@
+// Architectures built from GGUF files, run by the evaluator, against llama.cpp's numbers (../shared/reference).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "frontends/gguf/model.h"
+#include "ir/eval.h"
+
+namespace prism::gguf {
+namespace {
+
+std::string folder(const char* variable) {
+  const char* path = std::getenv(variable);
+  if (!path) ADD_FAILURE() << variable << " is not set";
+  return path ? std::string(path) + "/" : "";
+}
+std::string shared(const std::string& name) { return folder("PRISM_SHARED") + name; }
+
+std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) ADD_FAILURE() << "cannot read " << path;
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::vector<float> read_floats(const std::string& path) {
+  const std::string bytes = read_file(path);
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  return values;
+}
+
+const nlohmann::json& reference() {
+  static const auto json = nlohmann::json::parse(read_file(shared("reference.json")));
+  return json;
+}
+
+double nmse(const float* found, const float* expected, size_t n) {
+  double difference = 0, total = 0;
+  for (size_t i = 0; i < n; ++i) {
+    difference += std::pow(double(found[i]) - expected[i], 2);
+    total += std::pow(double(expected[i]), 2);
+  }
+  return difference / total;
+}
+
+std::unique_ptr<ir::Module> load(const std::string& path, const ModelOptions& options = {.kv_dtype = ir::DType::F32}) {
+  auto file = File::open(path);
+  if (!file) {
+    ADD_FAILURE() << file.message();
+    return nullptr;
+  }
+  auto module = build_module(*file, options);
+  if (!module) ADD_FAILURE() << module.message();
+  return module ? std::move(*module) : nullptr;
+}
+
+/// Feeds ids step by step, keeping the cache.
+class Runner {
+ public:
+  explicit Runner(const ir::Module& m) : module_(m), evaluator_(m) {}
+
+  /// Logits of the last `out` of `ids`.
+  std::vector<float> feed(const std::vector<int64_t>& ids, int64_t out) {
+    inputs_["ids"] = ir::Tensor{{int64_t(ids.size())}, {}, ids};
+    auto results = evaluator_.run(*module_.graph("forward"), inputs_, {{"out", out}});
+    if (!results) {
+      ADD_FAILURE() << results.message();
+      return {};
+    }
+    for (size_t i = 1; i < results->size(); ++i) inputs_["kv" + std::to_string(i - 1)] = std::move((*results)[i]);
+    return std::move((*results)[0].f);
+  }
+
+  std::vector<int64_t> greedy(const std::vector<int64_t>& prompt, size_t n) {
+    std::vector<int64_t> chosen;
+    for (auto logits = feed(prompt, 1); !logits.empty(); logits = feed({chosen.back()}, 1)) {
+      chosen.push_back(std::ranges::max_element(logits) - logits.begin());
+      if (chosen.size() == n) break;
+    }
+    return chosen;
+  }
+
+ private:
+  const ir::Module& module_;
+  ir::Evaluator evaluator_;
+  std::map<std::string, ir::Tensor> inputs_;
+};
+
+class TinyModel : public testing::TestWithParam<const char*> {
+ protected:
+  std::string name = std::string(GetParam()) + "-dense";
+  std::vector<int64_t> ids = reference()["tiny"]["ids"];
+  std::unique_ptr<ir::Module> module = load(shared(name + ".gguf"));
+};
+
+TEST_P(TinyModel, LogitsEqualTheRecordedOnes) {
+  ASSERT_TRUE(module);
+  const auto expected = read_floats(shared(name + ".logits.f32"));
+  const auto found = Runner(*module).feed(ids, int64_t(ids.size()));
+  ASSERT_EQ(found.size(), expected.size());
+  EXPECT_LE(nmse(found.data(), expected.data(), found.size()), 1e-6);
+}
+
+TEST_P(TinyModel, GreedyContinuationEqualsTheRecordedOne) {
+  ASSERT_TRUE(module);
+  const std::vector<int64_t> expected = reference()["tiny"]["files"][name]["greedy"];
+  EXPECT_EQ(Runner(*module).greedy(ids, expected.size()), expected);
+}
+
+TEST_P(TinyModel, PiecesGiveTheNumbersOfTheWhole) {
+  ASSERT_TRUE(module);
+  const auto whole = Runner(*module).feed(ids, 1);
+  Runner pieces(*module);
+  pieces.feed({ids.begin(), ids.begin() + 50}, 1);
+  pieces.feed({ids.begin() + 50, ids.end() - 1}, 1);
+  EXPECT_EQ(pieces.feed({ids.back()}, 1), whole);
+}
+
+TEST_P(TinyModel, AnHalfPrecisionCacheIsTheDefault) {
+  const auto half = load(shared(name + ".gguf"), {});
+  ASSERT_TRUE(module && half);
+  EXPECT_EQ(half->graph("forward")->args[1]->type.str(), "kv<f16>[?past,2,128]");
+  const auto exact = Runner(*module).feed(ids, 96), rounded = Runner(*half).feed(ids, 96);
+  const double difference = nmse(rounded.data(), exact.data(), exact.size());
+  EXPECT_GT(difference, 0);
+  EXPECT_LT(difference, 1e-5);
+}
+
+TEST_P(TinyModel, HasTheFactsAndArgumentsOfTheContract) {
+  ASSERT_TRUE(module);
+  const ir::Graph* g = module->graph("forward");
+  ASSERT_EQ(g->args.size(), 3u);
+  EXPECT_EQ(g->args[0]->name, "ids");
+  EXPECT_EQ(g->args[2]->name, "kv1");
+  EXPECT_EQ(g->returns[0]->type.str(), "f32[?out,128]");
+  EXPECT_EQ(g->returns[2]->type.str(), "kv<f32>[?past+?seq,2,128]");
+  const std::vector<std::pair<std::string, ir::Attr>> facts = {
+      {"architecture", std::string(GetParam())}, {"context_length", int64_t{256}}, {"vocab_size", int64_t{128}}};
+  EXPECT_EQ(module->attrs, facts);
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, TinyModel, testing::Values("llama", "qwen2", "gemma3", "gpt2"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(SmolLM2, LogitsAndGreedyEqualTheRecordedOnes) {
+  const auto& expected = reference()["models"]["smollm2"];
+  const auto module = load(folder("PRISM_MODELS") + expected["file"].get<std::string>());
+  ASSERT_TRUE(module);
+  const std::vector<int64_t> ids = expected["ids"];
+  ASSERT_EQ(ids.size(), 512u);
+  const auto logits = Runner(*module).feed(ids, 512);
+  const auto rows = read_floats(shared("smollm2.logits_0_63_255_511.f32"));
+  const size_t vocab = rows.size() / 4;
+  ASSERT_EQ(logits.size(), 512 * vocab);
+  for (size_t i = 0; i < 4; ++i) {
+    const size_t position = std::array{0, 63, 255, 511}[i];
+    EXPECT_LE(nmse(&logits[position * vocab], &rows[i * vocab], vocab), 1e-6) << "position " << position;
+  }
+  const auto& prompt = expected["prompts"][0];
+  std::vector<int64_t> greedy = prompt["greedy_f32"];
+  greedy.resize(12);
+  EXPECT_EQ(Runner(*module).greedy(prompt["ids"], greedy.size()), greedy);
+}
+
+/// build_module's error for a tiny model with some bytes changed.
+class BrokenModel : public testing::Test {
+ protected:
+  std::string bytes = read_file(shared("llama-dense.gguf"));
+
+  /// Where the value of `key` begins, or the dims of the tensor of that name.
+  size_t after(const std::string& name) const {
+    const uint64_t size = name.size();
+    const std::string text = std::string(reinterpret_cast<const char*>(&size), 8) + name;
+    const size_t at = bytes.find(text);
+    EXPECT_NE(at, std::string::npos) << name;
+    return at + text.size() + 4;  // past the value's type, or the number of dims
+  }
+  template <class T>
+  void put(size_t at, T value) {
+    std::memcpy(bytes.data() + at, &value, sizeof(T));
+  }
+  void rename(const std::string& from, const std::string& to) {
+    ASSERT_EQ(from.size(), to.size());
+    const size_t at = bytes.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    bytes.replace(at, from.size(), to);
+  }
+  std::string message() const {
+    auto file = File::parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny.gguf");
+    if (!file) return file.message();
+    auto module = build_module(*file);
+    return module ? "no error" : module.message();
+  }
+};
+
+TEST_F(BrokenModel, UnchangedIsFine) { EXPECT_EQ(message(), "no error"); }
+
+TEST_F(BrokenModel, UnknownArchitecture) {
+  put(after("general.architecture") + 8, 'k');
+  EXPECT_EQ(message(), "tiny.gguf: general.architecture is 'klama', expected one of llama, qwen2, qwen3, gemma3, gpt2");
+}
+
+TEST_F(BrokenModel, MissingTensor) {
+  rename("blk.1.ffn_up.weight", "blk.1.ffn_uq.weight");
+  EXPECT_EQ(message(), "tiny.gguf: tensor 'blk.1.ffn_up.weight' is missing, expected shape [384,256]");
+}
+
+TEST_F(BrokenModel, MisshapenTensor) {
+  const size_t dims = after("blk.1.ffn_up.weight");
+  put<uint64_t>(dims, 384);
+  put<uint64_t>(dims + 8, 256);
+  EXPECT_EQ(message(), "tiny.gguf: tensor 'blk.1.ffn_up.weight': found shape [256,384], expected [384,256]");
+}
+
+TEST_F(BrokenModel, MisshapenScale) {
+  put<uint64_t>(after("blk.0.attn_q.scale"), 2);
+  EXPECT_EQ(message(), "tiny.gguf: tensor 'blk.0.attn_q.scale': found f32[2], expected one float");
+}
+
+TEST_F(BrokenModel, TensorNothingReads) {
+  rename("blk.0.attn_q.bias", "blk.0.attn_q.bsia");
+  EXPECT_EQ(message(), "tiny.gguf: tensor 'blk.0.attn_q.bsia' is not part of architecture llama");
+}
+
+TEST_F(BrokenModel, HyperParametersOutOfRange) {
+  const struct {
+    const char* key;
+    uint32_t value;
+    const char* message;
+  } cases[] = {
+      {"llama.block_count", 0, "tiny.gguf: llama.block_count is 0, expected 1 to 512"},
+      {"llama.block_count", 4000000000u, "tiny.gguf: llama.block_count is 4000000000, expected 1 to 512"},
+      {"llama.block_count", 3, "tiny.gguf: tensor 'blk.2.attn_norm.weight' is missing, expected shape [256]"},
+      {"llama.context_length", 0, "tiny.gguf: llama.context_length is 0, expected 1 to 16777216"},
+      {"llama.embedding_length", 1u << 30, "tiny.gguf: llama.embedding_length is 1073741824, expected 1 to 262144"},
+      {"llama.attention.head_count", 0, "tiny.gguf: llama.attention.head_count is 0, expected 1 to 4096"},
+      {"llama.attention.head_count", 3, "tiny.gguf: llama.attention.head_count_kv is 2, expected a divisor of 3 heads"},
+      {"llama.attention.key_length", 64, "tiny.gguf: llama.attention.value_length is 128, expected 64"},
+      {"llama.rope.dimension_count", 63, "tiny.gguf: llama.rope.dimension_count is 63, expected an even number"},
+      {"llama.rope.dimension_count", 64, "tiny.gguf: llama.rope.dimension_count is 64, expected 128"},
+      {"llama.expert_count", 8, "tiny.gguf: llama.expert_count is 8, expected 0"},
+  };
+  const std::string original = bytes;
+  for (const auto& c : cases) {
+    bytes = original;
+    put<uint32_t>(after(c.key), c.value);
+    EXPECT_EQ(message(), c.message);
+  }
+}
+
+TEST_F(BrokenModel, UnsupportedRopeScaling) {
+  bytes.replace(after("llama.rope.scaling.type") + 8, 6, "yarn  ");
+  EXPECT_EQ(message(), "tiny.gguf: llama.rope.scaling.type is 'yarn  ', expected none or linear");
+}
+
+TEST_F(BrokenModel, LinearRopeScalingReachesTheGraph) {
+  put<float>(after("llama.rope.scaling.factor"), 4.0f);
+  auto file = File::parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny.gguf");
+  ASSERT_TRUE(file);
+  auto module = build_module(*file);
+  ASSERT_TRUE(module) << module.message();
+  int ropes = 0;
+  for (const ir::Operation& op : (*module)->graph("forward")->ops) {
+    if (op.op != ir::Op::Rope) continue;
+    ++ropes;
+    EXPECT_EQ(op.attr<double>("scale"), 0.25);
+  }
+  EXPECT_EQ(ropes, 4);
+}
+
+}  // namespace
+}  // namespace prism::gguf

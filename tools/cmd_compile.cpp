@@ -1,0 +1,47 @@
+// prism compile: GGUF -> .prx
+#include <chrono>
+#include <cstdio>
+
+#include "tools/commands.h"
+#include "tools/model.h"
+
+namespace prism::tools {
+
+namespace {
+
+struct Options {
+  std::string model, out, target = "cpu";
+  CompileOptions compile;
+  bool embed = false;
+};
+
+Status run(const Options& o) {
+  const auto start = std::chrono::steady_clock::now();
+  if (o.target != "cpu") return error("--target: found '", o.target, "', expected cpu");
+  PRISM_TRY(auto file, gguf::File::open(o.model));
+  auto progress = stderr_progress();
+  PRISM_TRY(auto compiled, compile_gguf(file, o.compile));
+  const double compiled_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  PRISM_CHECK(rt::write_executable(compiled.program, o.out, o.embed ? compiled.fill : rt::WeightFiller(), progress));
+  fprintf(stderr, "%s: %zu kernels for %s in %.2f s, %s\n", o.out.c_str(), compiled.program.kernels.size(),
+          compiled.program.codes.at(0).isa.c_str(), compiled_s,
+          o.embed ? "weights embedded" : ("weights stay in " + compiled.program.model.path).c_str());
+  return ok();
+}
+
+}  // namespace
+
+void add_compile(CLI::App& app, Action& chosen) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("compile", "Compile a GGUF model into an executable (.prx)");
+  c->add_option("model", o->model, "GGUF file")->required();
+  c->add_option("-o,--output", o->out, "The .prx to write")->required();
+  c->add_option("--target", o->target, "cpu")->capture_default_str();
+  c->add_option("--isa", o->compile.isa, "generic, avx2 or avx512; default: this machine's best");
+  c->add_option("--pipeline", o->compile.pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"")->capture_default_str();
+  c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the GGUF file");
+  c->add_option("--dump-ir", o->compile.dump_ir, "Folder for the IR after each pass and the kernels' text");
+  c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
+}
+
+}  // namespace prism::tools

@@ -1,0 +1,64 @@
+// prism eval: logits of given ids.
+#include <cstdio>
+#include <fstream>
+
+#include "tools/commands.h"
+#include "tools/model.h"
+
+namespace prism::tools {
+
+namespace {
+
+struct Options {
+  std::string model, ids, out, isa;
+  unsigned threads = 0;
+  bool reference = false;
+};
+
+Status run(const Options& o) {
+  std::string list = o.ids;
+  if (!list.empty() && list[0] == '@') {
+    std::ifstream in(list.substr(1));
+    if (!in) return error(list.substr(1), ": cannot open");
+    list.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  PRISM_TRY(auto ids, parse_ids(list));
+  if (ids.empty()) return error("--ids: found none, expected at least one");
+  std::unique_ptr<rt::Session> session;
+  if (o.reference) {
+    PRISM_TRY(session, reference_session(o.model));
+  } else {
+    PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}}));
+    PRISM_TRY(session, rt::Session::create(model.executable, {o.threads, int64_t(ids.size())}));
+  }
+  const std::string partial = o.out + ".partial";
+  std::ofstream out(partial, std::ios::binary);
+  if (!out) return error(partial, ": cannot write");
+  auto write = [&](size_t, std::span<const float> row) { out.write(reinterpret_cast<const char*>(row.data()), std::streamsize(row.size_bytes())); };
+  if (auto status = session->score(ids, write); !status) {
+    std::remove(partial.c_str());
+    return status.err();
+  }
+  out.close();
+  if (!out || std::rename(partial.c_str(), o.out.c_str()) != 0) {
+    std::remove(partial.c_str());
+    return error(o.out, ": cannot write");
+  }
+  return ok();
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, Action& chosen) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("eval", "Write the logits of a list of ids: float32, row-major [ids, vocab]");
+  c->add_option("model", o->model, "GGUF or .prx file")->required();
+  c->add_option("--ids", o->ids, "1,2,3 or @FILE")->required();
+  c->add_option("--logits", o->out, "File to write")->required();
+  c->add_flag("--reference", o->reference, "Use the reference evaluator (f32 weights, activations and cache)");
+  c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->check(CLI::Range(0, 1024));
+  c->add_option("--isa", o->isa, "generic, avx2 or avx512");
+  c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
+}
+
+}  // namespace prism::tools

@@ -1,0 +1,114 @@
+// prism inspect: what a GGUF or .prx holds.
+#include <cstdio>
+#include <iostream>
+
+#include "tools/commands.h"
+#include "tools/model.h"
+
+namespace prism::tools {
+
+namespace {
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string s = "[";
+  for (size_t i = 0; i < shape.size(); ++i) s += (i ? "," : "") + std::to_string(shape[i]);
+  return s + "]";
+}
+
+template <class T>
+std::string list_text(const std::vector<T>& v) {
+  std::ostringstream s;
+  s << "[" << v.size() << "]";
+  for (size_t i = 0; i < v.size() && i < 6; ++i) s << (i ? ", " : " ") << v[i];
+  if (v.size() > 6) s << ", ...";
+  return s.str();
+}
+
+/// One line, whatever bytes the file holds.
+std::string printable(std::string_view text, size_t most = 100) {
+  std::string s;
+  for (char c : text.substr(0, most)) {
+    if (c == '\n') s += "\\n";
+    else s += uint8_t(c) < 32 || c == 127 ? '?' : c;
+  }
+  return text.size() > most ? s + "..." : s;
+}
+
+Status inspect_gguf(const std::string& path) {
+  PRISM_TRY(auto f, gguf::File::open(path));
+  printf("%s: GGUF, %.1f MiB, %zu tensors\n\nmetadata\n", path.c_str(), double(f->bytes().size()) / 1048576, f->tensors().size());
+  for (const auto& [key, value] : f->metadata()) {
+    const std::string text = std::visit([](const auto& v) -> std::string {
+      using T = std::decay_t<decltype(v)>;
+      std::ostringstream s;
+      if constexpr (std::is_arithmetic_v<T>) s << v;
+      else if constexpr (std::is_same_v<T, std::string>) s << v;
+      else s << list_text(v);
+      return s.str();
+    }, value);
+    printf("  %-44s %s\n", printable(key).c_str(), printable(text).c_str());
+  }
+  printf("\ntensors\n");
+  for (const gguf::TensorInfo& t : f->tensors())
+    printf("  %-44s %-6s %-18s %12llu bytes at %llu\n", printable(t.name).c_str(), std::string(ir::info(t.dtype).name).c_str(),
+           shape_text(t.shape).c_str(), (unsigned long long)t.bytes, (unsigned long long)t.offset);
+  return ok();
+}
+
+std::string arg_text(const rt::Program& p, const rt::Arg& a) {
+  switch (a.space) {
+    case rt::Space::Arena: return "arena+" + std::to_string(a.offset);
+    case rt::Space::Weight: return "@" + p.weights[a.index].name;
+    case rt::Space::KvK: return "kv" + std::to_string(a.index) + ".k";
+    case rt::Space::KvV: return "kv" + std::to_string(a.index) + ".v";
+  }
+  return {};
+}
+
+Status inspect_prx(const std::string& path) {
+  PRISM_TRY(auto p, rt::read_description(path));
+  printf("%s: .prx by %s\n\nmodel          %s, context %lld, vocabulary %lld\n", path.c_str(), printable(p.producer).c_str(), printable(p.name).c_str(),
+         (long long)p.context_length, (long long)p.vocab);
+  for (const rt::Code& c : p.codes) printf("code           %s, isa %s, %s\n", c.target.c_str(), c.isa.c_str(), c.format.c_str());
+  if (p.weights_embedded) printf("weights        embedded, %.1f MiB in %zu tensors\n", double(p.weight_bytes) / 1048576, p.weights.size());
+  else printf("weights        packed on load from %s, %.1f MiB in %zu tensors\n", printable(p.model.path, 1000).c_str(), double(p.weight_bytes) / 1048576, p.weights.size());
+  if (!p.kv.empty()) printf("kv cache       %zu layers, %s, %lld heads of %lld\n", p.kv.size(), p.kv[0].dtype.c_str(), (long long)p.kv[0].heads, (long long)p.kv[0].head_size);
+  printf("\nentry points\n");
+  for (const rt::EntryPoint& e : p.entries) {
+    printf("  %s: %zu launches, arena %.2f MiB", e.name.c_str(), e.launches.size(), double(e.arena_bytes) / 1048576);
+    for (size_t i = 0; i < p.dims.size(); ++i) printf(", %s in [%lld,%lld]", p.dims[i].c_str(), (long long)e.dim_min[i], (long long)e.dim_max[i]);
+    printf("\n");
+    for (size_t i = 0; i < e.launches.size(); ++i) {
+      const rt::Launch& l = e.launches[i];
+      printf("    %4zu %-16s", i, p.kernels[l.kernel].symbol.c_str());
+      for (const rt::Arg& a : l.args) printf(" %s", arg_text(p, a).c_str());
+      printf("\n");
+    }
+  }
+  printf("\nkernels\n");
+  for (const rt::Kernel& k : p.kernels) printf("%s, %llu bytes of scratch\n%s\n", k.symbol.c_str(), (unsigned long long)k.scratch_bytes, k.description.c_str());
+  printf("weights\n");
+  for (const rt::Weight& w : p.weights) {
+    printf("  %-36s %-6s %-14s %-10s %12llu bytes at %llu  from", printable(w.name).c_str(), w.dtype.c_str(), shape_text(w.shape).c_str(), w.layout.c_str(),
+           (unsigned long long)w.bytes, (unsigned long long)w.offset);
+    for (const std::string& s : w.sources) printf(" %s", printable(s).c_str());
+    printf("\n");
+  }
+  return ok();
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, Action& chosen) {
+  auto path = std::make_shared<std::string>();
+  CLI::App* c = app.add_subcommand("inspect", "Show what a GGUF or .prx holds: metadata, tensors, entry points, memory plan, kernels");
+  c->add_option("file", *path, "GGUF or .prx file")->required();
+  c->callback([path, &chosen] {
+    chosen = [path]() -> Status {
+      PRISM_TRY(FileKind kind, file_kind(*path));
+      return kind == FileKind::Gguf ? inspect_gguf(*path) : inspect_prx(*path);
+    };
+  });
+}
+
+}  // namespace prism::tools

@@ -1,0 +1,22 @@
+// The subcommands of `prism`: each adds its options to the parser and says what to run.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+#include "runtime/base/result.h"
+
+namespace prism::tools {
+
+using Action = std::function<Status()>;
+
+/// Each returns the subcommand; its action is stored in `chosen` when the user picks it.
+void add_run(CLI::App& app, Action& chosen);
+void add_compile(CLI::App& app, Action& chosen);
+void add_opt(CLI::App& app, Action& chosen);
+void add_eval(CLI::App& app, Action& chosen);
+void add_tokenize(CLI::App& app, Action& chosen);
+void add_bench(CLI::App& app, Action& chosen);
+void add_inspect(CLI::App& app, Action& chosen);
+
+}  // namespace prism::tools

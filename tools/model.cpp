@@ -1,0 +1,242 @@
+#include "tools/model.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "codegen/cpu/compile.h"
+#include "codegen/generate.h"
+#include "frontends/gguf/model.h"
+#include "ir/text.h"
+#include "passes/pass.h"
+
+namespace prism::tools {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+Status write_text(const fs::path& path, std::string_view text) {
+  std::ofstream out(path, std::ios::binary);
+  out << text;
+  out.close();
+  if (!out) return error(path.string(), ": cannot write");
+  return ok();
+}
+
+/// Changes when the program does, so that a new build never runs an old build's kernels.
+uint64_t build_stamp() {
+  struct stat s{};
+  stat("/proc/self/exe", &s);
+  const uint64_t parts[] = {uint64_t(s.st_size), uint64_t(s.st_mtim.tv_sec), uint64_t(s.st_mtim.tv_nsec)};
+  return XXH3_64bits(parts, sizeof parts);
+}
+
+/// Names a model by its header, size, modification time and a sample of every tensor.
+std::string cache_name(const gguf::File& f, const CompileOptions& o) {
+  XXH3_state_t* state = XXH3_createState();
+  XXH3_128bits_reset(state);
+  auto add = [&](const void* p, size_t n) { XXH3_128bits_update(state, p, n); };
+  struct stat s{};
+  stat(f.name().c_str(), &s);
+  const uint64_t facts[] = {build_stamp(), f.bytes().size(), uint64_t(s.st_mtim.tv_sec), uint64_t(s.st_mtim.tv_nsec)};
+  add(facts, sizeof facts);
+  add(o.isa.data(), o.isa.size());
+  add(o.pipeline.data(), o.pipeline.size());
+  add(f.bytes().data(), size_t(f.header_bytes()));
+  for (const gguf::TensorInfo& t : f.tensors()) add(f.data(t), size_t(std::min<uint64_t>(t.bytes, 256)));
+  const XXH128_hash_t h = XXH3_128bits_digest(state);
+  XXH3_freeState(state);
+  char name[48];
+  snprintf(name, sizeof name, "%016lx%016lx.prx", (unsigned long)h.high64, (unsigned long)h.low64);
+  return name;
+}
+
+rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
+  return [file](const rt::Weight& w, std::span<uint8_t> dst) -> Status {
+    auto source = [&](const std::string& name) -> Result<codegen::SourceTensor> {
+      const gguf::TensorInfo* t = file->tensor(name);
+      if (!t) return error(file->name(), ": tensor '", name, "' is missing, expected as a source of weight ", w.name);
+      return codegen::SourceTensor{t->dtype, t->shape, file->data(*t)};
+    };
+    return codegen::fill_weight(w, source, dst);
+  };
+}
+
+Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path) {
+  return gguf::File::parse({reinterpret_cast<const uint8_t*>(p.metadata.data()), p.metadata.size()}, path + " (metadata)");
+}
+
+/// The model file a .prx refers to: as recorded, or beside the .prx.
+Result<std::shared_ptr<gguf::File>> referenced_model(const rt::Program& p, const std::string& prx) {
+  const fs::path beside = fs::path(prx).parent_path() / fs::path(p.model.path).filename();
+  for (const fs::path& candidate : {fs::path(p.model.path), beside}) {
+    std::error_code ec;
+    if (!fs::exists(candidate, ec)) continue;
+    PRISM_TRY(auto file, gguf::File::open(candidate.string()));
+    if (file->bytes().size() != p.model.size || XXH3_64bits(file->bytes().data(), file->bytes().size()) != p.model.hash)
+      return error(prx, ": model file ", candidate.string(), " is not the one it was compiled from; compile again");
+    return file;
+  }
+  return error(prx, ": its model file ", p.model.path, " was not found (nor beside it); put it back or compile with --embed-weights");
+}
+
+}  // namespace
+
+double seconds_since_process_start() {
+  // Field 22 of /proc/self/stat: start time in clock ticks since boot.
+  std::ifstream in("/proc/self/stat");
+  std::string text((std::istreambuf_iterator<char>(in)), {});
+  std::istringstream fields(text.substr(std::min(text.size(), text.rfind(')') + 1)));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) fields >> field;
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec) - atof(field.c_str()) / double(sysconf(_SC_CLK_TCK));
+}
+
+rt::Progress stderr_progress() {
+  const auto start = std::chrono::steady_clock::now();
+  const bool terminal = isatty(2);
+  auto last = std::make_shared<std::pair<std::string, int>>("", -1);
+  return [=](const std::string& what, double done) {
+    if (std::chrono::steady_clock::now() - start < std::chrono::seconds(1)) return;
+    const int percent = int(done * 100);
+    if (last->first == what && (!terminal || last->second == percent)) return;
+    *last = {what, percent};
+    if (terminal) fprintf(stderr, "\r%s %3d%%%s", what.c_str(), percent, done >= 1 ? "\n" : "");
+    else fprintf(stderr, "%s...\n", what.c_str());
+  };
+}
+
+Result<FileKind> file_kind(const std::string& path) {
+  char magic[4] = {};
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return error(path, ": cannot open: ", strerror(errno));
+  in.read(magic, 4);
+  if (in.gcount() == 4 && !memcmp(magic, "GGUF", 4)) return FileKind::Gguf;
+  if (in.gcount() == 4 && !memcmp(magic, "PRX1", 4)) return FileKind::Prx;
+  return error(path, ": found neither 'GGUF' nor 'PRX1' in its first 4 bytes, expected a GGUF or .prx file");
+}
+
+Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {
+  codegen::GenerateOptions generate;
+  if (!o.isa.empty()) {
+    auto isa = rt::isa_from_name(o.isa);
+    if (!isa) return error("--isa: found '", o.isa, "', expected generic, avx2 or avx512");
+    generate.isa = *isa;
+  }
+  PRISM_TRY(auto module, gguf::build_module(file));
+  PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline));
+  passes::ManagerOptions manager_options;
+  if (!o.dump_ir.empty()) {
+    std::error_code ec;
+    fs::create_directories(o.dump_ir, ec);
+    if (ec) return error(o.dump_ir, ": cannot create: ", ec.message());
+    PRISM_CHECK(write_text(fs::path(o.dump_ir) / "00-frontend.prism", ir::print(*module)));
+    manager_options.after_pass = [&](const passes::PipelineStep& step, size_t index, const ir::Module& m) {
+      char number[8];
+      snprintf(number, sizeof number, "%02zu-", index + 1);
+      return write_text(fs::path(o.dump_ir) / (number + std::string(step.pass->name) + ".prism"), ir::print(m));
+    };
+    generate.dump = [&](const std::string& name, const std::string& text) { (void)bool(write_text(fs::path(o.dump_ir) / name, text)); };
+    manager_options.reproducer = (fs::path(o.dump_ir) / "reproducer.prism").string();
+  }
+  const std::string ir_before = ir::to_binary(*module);
+  passes::Manager manager(manager_options);
+  PRISM_CHECK(manager.run(*module, pipeline));
+  if (module->level != ir::Level::Plan)
+    return error("--pipeline: the module is at level ", ir::level_name(module->level), " after it, expected plan; end it with plan-memory");
+  PRISM_TRY(auto program, codegen::generate(*module, generate));
+  static constexpr std::string_view kKept[] = {"tokenizer.", "general."};
+  program.metadata = gguf::extract_metadata(*file, kKept);
+  program.ir = ir_before;
+  program.model = {fs::absolute(file->name()).string(), file->bytes().size(), XXH3_64bits(file->bytes().data(), file->bytes().size())};
+  return CompiledModel{std::move(program), filler(file)};
+}
+
+Result<Model> load_model(const std::string& path, const ModelOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  Model model;
+  rt::LoadOptions load{options.threads, {}, stderr_progress()};
+  PRISM_TRY(FileKind kind, file_kind(path));
+  std::string prx = path;
+  std::shared_ptr<gguf::File> file;
+  if (kind == FileKind::Gguf) {
+    PRISM_TRY(file, gguf::File::open(path));
+    CompileOptions compile = options.compile;
+    if (compile.isa.empty()) compile.isa = rt::isa_name(rt::best_isa());
+    const fs::path folder = fs::path(codegen::cache_directory()) / "models";
+    std::error_code ec;
+    fs::create_directories(folder, ec);
+    prx = (folder / cache_name(*file, compile)).string();
+    if (auto cached = rt::Executable::load(prx, load)) {
+      model.executable = *cached;
+    } else {
+      load.progress("compiling", 0);
+      PRISM_TRY(auto compiled, compile_gguf(file, compile));
+      model.compiled_now = true;
+      if (auto written = rt::write_executable(compiled.program, prx, compiled.fill, load.progress); written) {
+        PRISM_TRY(model.executable, rt::Executable::load(prx, load));
+      } else {  // no room or no permission for a cache: run from memory
+        fprintf(stderr, "prism: not cached: %s\n", written.message().c_str());
+        load.fill = compiled.fill;
+        PRISM_TRY(model.executable, rt::Executable::from_program(std::move(compiled.program), load));
+      }
+    }
+  } else {
+    auto direct = rt::Executable::load(path, load);
+    if (!direct) {
+      PRISM_TRY(auto description, rt::read_description(path));
+      if (description.weights_embedded) return direct.err();
+      PRISM_TRY(file, referenced_model(description, path));
+      load.fill = filler(file);
+      direct = rt::Executable::load(path, load);
+      if (!direct) return direct.err();
+    }
+    model.executable = *direct;
+  }
+  PRISM_TRY(model.metadata, metadata_of(model.executable->program(), prx));
+  model.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return model;
+}
+
+Result<std::unique_ptr<gguf::Tokenizer>> load_tokenizer(const std::string& path) {
+  PRISM_TRY(FileKind kind, file_kind(path));
+  if (kind == FileKind::Gguf) {
+    PRISM_TRY(auto file, gguf::File::open(path));
+    return gguf::Tokenizer::create(*file);
+  }
+  PRISM_TRY(auto description, rt::read_description(path));
+  PRISM_TRY(auto file, metadata_of(description, path));
+  return gguf::Tokenizer::create(*file);
+}
+
+Result<std::vector<int32_t>> parse_ids(const std::string& text) {
+  std::vector<int32_t> ids;
+  const char *p = text.data(), *end = p + text.size();
+  while (p < end) {
+    while (p < end && (*p == ' ' || *p == ',' || *p == '\n' || *p == '\t')) ++p;
+    if (p == end) break;
+    int32_t v;
+    auto [next, ec] = std::from_chars(p, end, v);
+    if (ec != std::errc() || (next < end && !strchr(" ,\n\t", *next)))
+      return error("ids: found '", std::string(p, std::min<size_t>(size_t(end - p), 20)), "', expected numbers separated by commas");
+    ids.push_back(v);
+    p = next;
+  }
+  return ids;
+}
+
+}  // namespace prism::tools

@@ -1,0 +1,55 @@
+// From the path of a model (.gguf or .prx) to something that runs, with the cache of compiled models.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "frontends/gguf/tokenizer.h"
+#include "ir/module.h"
+#include "runtime/session.h"
+
+namespace prism::tools {
+
+struct CompileOptions {
+  std::string isa;        ///< empty = this machine's best
+  std::string pipeline = "cpu";
+  std::string dump_ir;    ///< folder for the module after every pass and the kernels' text
+};
+
+/// A compiled GGUF file and where its weights come from.
+struct CompiledModel {
+  rt::Program program;
+  rt::WeightFiller fill;
+};
+Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& options);
+
+struct Model {
+  std::shared_ptr<rt::Executable> executable;
+  std::shared_ptr<gguf::File> metadata;
+  bool compiled_now = false;
+  double load_seconds = 0;
+};
+struct ModelOptions {
+  unsigned threads = 0;
+  CompileOptions compile;
+};
+/// A .gguf is compiled unless the cache holds it; a .prx is mapped. Shows progress on stderr when it takes over a second.
+Result<Model> load_model(const std::string& path, const ModelOptions& options);
+
+enum class FileKind { Gguf, Prx };
+Result<FileKind> file_kind(const std::string& path);
+
+/// The tokenizer of either kind of file, without loading weights.
+Result<std::unique_ptr<gguf::Tokenizer>> load_tokenizer(const std::string& path);
+
+/// Prints "what  42%" on a terminal or one line per stage otherwise, once a second has passed.
+rt::Progress stderr_progress();
+
+/// The model as a module evaluated op by op in f32 with an f32 cache.
+Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path);
+
+/// "1,2,3" -> ids; an error names the first thing that is not a number.
+Result<std::vector<int32_t>> parse_ids(const std::string& text);
+double seconds_since_process_start();
+
+}  // namespace prism::tools
