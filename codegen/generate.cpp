@@ -251,7 +251,17 @@ Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>
       }
       return parts[part].data + r * row_bytes;
     };
-    pack_rows16(*dtype, rows, columns, row, 0, ceil_div(rows, 16), dst.data());
+    // In slices, so that a large source need not be in memory beside what is made of it.
+    const int64_t groups = ceil_div(rows, 16), slice = std::max<int64_t>(1, (int64_t(4) << 20) / rows16_group_bytes(*dtype, columns));
+    const bool single = parts.size() == 1;
+    for (int64_t g = 0; g < groups; g += slice) {
+      const int64_t end = std::min(g + slice, groups), first = g * 16, last = std::min(end * 16, rows);
+      pack_rows16(*dtype, rows, columns, row, g, end, dst.data() + g * rows16_group_bytes(*dtype, columns));
+      if (single && parts[0].done) parts[0].done(parts[0].data + first * row_bytes, size_t((last - first) * row_bytes));
+    }
+    if (!single)
+      for (const SourceTensor& t : parts)
+        if (t.done) t.done(t.data, size_t(t.shape[0] * row_bytes));
     return ok();
   }
   // Row-major: copied, or converted to f32 when the executable holds vectors as f32.

@@ -24,6 +24,7 @@ struct SourceTensor {
   ir::DType dtype;
   std::vector<int64_t> shape;
   const uint8_t* data;
+  std::function<void(const uint8_t* begin, size_t bytes)> done = {};  ///< called when a range will not be read again
 };
 Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>(const std::string&)>& source,
                    std::span<uint8_t> dst);

@@ -1,4 +1,4 @@
-#include <map>
+#include <cstring>
 #include <unordered_map>
 
 #include "ir/module_generated.h"
@@ -39,7 +39,8 @@ class Writer {
     const auto attr_list = b_.CreateVector(attrs);
     const auto weight_list = b_.CreateVector(weights);
     const auto graph_list = b_.CreateVector(graphs);
-    fb::FinishModuleBuffer(b_, fb::CreateModule(b_, name, uint8_t(m.level), type_list, dim_list, attr_list, weight_list, graph_list));
+    fb::FinishModuleBuffer(
+        b_, fb::CreateModule(b_, name, uint8_t(m.level), type_list, dim_list, attr_list, weight_list, graph_list));
     return std::string(reinterpret_cast<const char*>(b_.GetBufferPointer()), b_.GetSize());
   }
 
@@ -122,20 +123,31 @@ Elements<T> elements(const flat::Vector<T>* v) {
   return {v};
 }
 
+/// Numbers of 8 bytes; the FlatBuffers verifier checks the alignment of a vector's length only.
+template <class T>
+std::vector<T> copy(const flat::Vector<T>* v) {
+  std::vector<T> out(elements(v).size());
+  if (!out.empty()) std::memcpy(out.data(), v->Data(), out.size() * sizeof(T));
+  return out;
+}
+
 std::string text(const flat::String* s) { return s ? s->str() : std::string(); }
 
 class Reader {
  public:
-  Reader(std::string_view bytes, std::string_view file) : bytes_(bytes), file_(file), module_(std::make_unique<Module>()) {}
+  Reader(std::string_view bytes, std::string_view file)
+      : bytes_(bytes), file_(file), module_(std::make_unique<Module>()) {}
 
   Result<std::unique_ptr<Module>> read() {
     auto* data = reinterpret_cast<const uint8_t*>(bytes_.data());
-    if (bytes_.size() < 8 || !fb::ModuleBufferHasIdentifier(data)) return fail("not a binary module: identifier PIRM not found");
+    if (bytes_.size() < 8 || !fb::ModuleBufferHasIdentifier(data))
+      return fail("not a binary module: identifier PIRM not found");
     flat::Verifier verifier(data, bytes_.size());
     if (!fb::VerifyModuleBuffer(verifier)) return fail("damaged binary module");
     const fb::Module* m = fb::GetModule(data);
     module_->name = text(m->name());
-    if (m->level() > uint8_t(Level::Plan)) return fail("level is ", int(m->level()), ", expected at most ", int(Level::Plan));
+    if (m->level() > uint8_t(Level::Plan))
+      return fail("level is ", int(m->level()), ", expected at most ", int(Level::Plan));
     module_->level = Level(m->level());
     for (uint32_t i = 0; i < elements(m->types()).size(); ++i) {
       PRISM_CHECK(spend(m->types()->Get(i)->size()));
@@ -183,25 +195,16 @@ class Reader {
   }
 
   Result<std::pair<std::string, Attr>> attr(const fb::Attr& a) {
-    const auto integers = elements(a.integers());
-    const auto numbers = elements(a.numbers());
-    PRISM_CHECK(spend(a.key()->size() + text(a.text()).size() + (size_t(integers.size()) + numbers.size()) * 8));
+    const size_t count = size_t(elements(a.integers()).size()) + elements(a.numbers()).size();
+    PRISM_CHECK(spend(a.key()->size() + text(a.text()).size() + count * 8));
     Attr value;
     switch (a.kind()) {
       case 0: value = a.integer(); break;
       case 1: value = a.number(); break;
       case 2: value = a.integer() != 0; break;
       case 3: value = text(a.text()); break;
-      case 4: {
-        auto& list = value.emplace<std::vector<int64_t>>();
-        for (uint32_t i = 0; i < integers.size(); ++i) list.push_back(integers[i]);
-        break;
-      }
-      case 5: {
-        auto& list = value.emplace<std::vector<double>>();
-        for (uint32_t i = 0; i < numbers.size(); ++i) list.push_back(numbers[i]);
-        break;
-      }
+      case 4: value = copy(a.integers()); break;
+      case 5: value = copy(a.numbers()); break;
       default: return fail("attribute '", a.key()->str(), "' has kind ", int(a.kind()), ", expected at most 5");
     }
     return std::pair(a.key()->str(), std::move(value));
@@ -228,7 +231,8 @@ class Reader {
       if (index >= 0 && size_t(index) < values.size()) return values[size_t(index)];
       if (index < 0 && size_t(-1 - int64_t(index)) < module_->weights.size())
         return &module_->weights[size_t(-1 - int64_t(index))]->value;
-      return fail("value index is ", index, ", expected one of ", values.size(), " values or ", module_->weights.size(), " weights");
+      return fail("value index is ", index, ", expected one of ", values.size(), " values or ", module_->weights.size(),
+                  " weights");
     };
     for (uint32_t i = 0; i < elements(g.args()).size(); ++i) {
       const fb::Value* a = g.args()->Get(i);

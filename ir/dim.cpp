@@ -105,7 +105,9 @@ class Sum {
 
   const Node* done() const {
     Node n;
-    auto fits = [](Wide v) { return v > std::numeric_limits<int64_t>::min() && v <= std::numeric_limits<int64_t>::max(); };
+    auto fits = [](Wide v) {
+      return v > std::numeric_limits<int64_t>::min() && v <= std::numeric_limits<int64_t>::max();
+    };
     bool good = !overflow_ && fits(constant_);
     for (auto [atom, c] : terms_) {
       if (c == 0) continue;
@@ -372,7 +374,8 @@ Answer divides(int64_t d, Dim a, const Dim::Ranges& ranges) {
 
 namespace {
 
-/// sum := ['-'] term (('+'|'-') term)*   term := factor (('*' factor) | ('/'|'%') integer)*   factor := integer | ?name | (sum)
+/// sum := ['-'] term (('+'|'-') term)*   term := factor (('*' factor) | ('/'|'%') integer)*   factor := integer | ?name
+/// | (sum)
 class DimParser {
  public:
   explicit DimParser(std::string_view text) : text_(text) {}
@@ -441,7 +444,9 @@ class DimParser {
     }
     if (take('?')) {
       const size_t begin = at_;
-      auto name_char = [&](char c) { return c == '_' || isalpha(uint8_t(c)) || (at_ > begin && (c == '.' || isdigit(uint8_t(c)))); };
+      auto name_char = [&](char c) {
+        return c == '_' || isalpha(uint8_t(c)) || (at_ > begin && (c == '.' || isdigit(uint8_t(c))));
+      };
       while (at_ < text_.size() && name_char(text_[at_])) ++at_;
       if (at_ == begin) return expected("a symbol's name");
       return Dim::symbol(text_.substr(begin, at_ - begin));

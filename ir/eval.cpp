@@ -240,7 +240,8 @@ Result<std::vector<Tensor>> Evaluator::run(const Graph& g, const std::map<std::s
   for (const auto& [symbol, value] : symbols) {
     const auto range = module_.dims.find(symbol);
     if (range != module_.dims.end() && (value < range->second.lo || value > range->second.hi)) {
-      return error("@", g.name, ": ?", symbol, " is ", value, ", expected ", range->second.lo, " to ", range->second.hi);
+      return error("@", g.name, ": ?", symbol, " is ", value, ", expected ", range->second.lo, " to ",
+                   range->second.hi);
     }
   }
   const Dim::Env env = [&](std::string_view symbol) -> std::optional<int64_t> {

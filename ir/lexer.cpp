@@ -81,8 +81,8 @@ void Lexer::name(Token::Kind kind) {
 void Lexer::number() {
   token_.kind = Token::Kind::Number;
   ++at_;
-  while (at_ < text_.size() &&
-         (name_char(text_[at_]) || ((text_[at_] == '-' || text_[at_] == '+') && (text_[at_ - 1] == 'e' || text_[at_ - 1] == 'E'))))
+  while (at_ < text_.size() && (name_char(text_[at_]) || ((text_[at_] == '-' || text_[at_] == '+') &&
+                                                          (text_[at_ - 1] == 'e' || text_[at_ - 1] == 'E'))))
     ++at_;
 }
 
@@ -103,7 +103,8 @@ void Lexer::string(Token::Kind kind) {
     if (escape.starts_with('"') || escape.starts_with('\\')) {
       token_.value += escape[0];
       ++at_;
-    } else if (escape.size() == 3 && escape[0] == 'x' && kHex.find(escape[1]) != kHex.npos && kHex.find(escape[2]) != kHex.npos) {
+    } else if (escape.size() == 3 && escape[0] == 'x' && kHex.find(escape[1]) != kHex.npos &&
+               kHex.find(escape[2]) != kHex.npos) {
       token_.value += char(kHex.find(escape[1]) << 4 | kHex.find(escape[2]));
       at_ += 3;
     } else {

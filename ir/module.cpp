@@ -71,7 +71,8 @@ void Operation::erase() {
 }
 
 Graph::~Graph() {
-  while (!ops.empty()) ops.pop_back();  // users before what they use
+  for (Operation& op : llvm::reverse(ops)) op.drop_operands();  // every use before any value, also in a broken order
+  ops.clear();
 }
 
 Value* Graph::add_arg(Type type, llvm::StringRef name) {
@@ -109,7 +110,8 @@ std::string Graph::unique_name(llvm::StringRef base) {
   if (base.empty()) base = "v";
   if (name_counts_.try_emplace(base.str(), 0).second) return base.str();
   const size_t dot = base.rfind('.');  // "q.3" becomes "q.4", not "q.3.1"
-  if (dot != llvm::StringRef::npos && dot > 0 && dot + 1 < base.size() && llvm::all_of(base.substr(dot + 1), llvm::isDigit))
+  if (dot != llvm::StringRef::npos && dot > 0 && dot + 1 < base.size() &&
+      llvm::all_of(base.substr(dot + 1), llvm::isDigit))
     base = base.substr(0, dot);
   const std::string stem = base.str() + ".";
   unsigned& count = name_counts_[base.str()];

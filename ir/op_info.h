@@ -65,6 +65,7 @@ bool is_dim_attr(Op op, std::string_view key);
 
 /// Result types of an op from its operands and attributes: signature unification, then the custom rule.
 /// Errors name the op, the operand and both types.
-Result<llvm::SmallVector<Type, 2>> infer(Op op, llvm::ArrayRef<Value*> operands, const AttrMap& attrs, const Module& module);
+Result<llvm::SmallVector<Type, 2>> infer(Op op, llvm::ArrayRef<Value*> operands, const AttrMap& attrs,
+                                         const Module& module);
 
 }  // namespace prism::ir

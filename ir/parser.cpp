@@ -19,7 +19,8 @@ using Scope = std::unordered_map<std::string, Value*>;
 
 class Parser {
  public:
-  Parser(std::string_view text, std::string_view file) : file_(file), lexer_(text), module_(std::make_unique<Module>()) {}
+  Parser(std::string_view text, std::string_view file)
+      : file_(file), lexer_(text), module_(std::make_unique<Module>()) {}
 
   Result<std::unique_ptr<Module>> parse() {
     PRISM_CHECK(expect_word("module"));
@@ -261,7 +262,8 @@ class Parser {
     const Token last = peek();
     PRISM_CHECK(block(*g, scope, 0));
     if (types.size() != g->returns.size())
-      return at(name.offset, error("graph @", g->name, " returns ", g->returns.size(), " values, expected ", types.size()).message);
+      return at(name.offset,
+                error("graph @", g->name, " returns ", g->returns.size(), " values, expected ", types.size()).message);
     for (size_t i = 0; i < types.size(); ++i)
       if (!(types[i] == g->returns[i]->type))
         return at(name.offset, error("graph @", g->name, " returns ", g->returns[i]->type.str(), " as value ", i,

@@ -85,7 +85,8 @@ ScaleMin k_scale(Bytes s, int j) {
   return {(s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4};
 }
 
-/// q4_k and q5_k: eight groups of 32; two groups share 32 bytes of qs (low, high nibbles), group g's fifth bit is bit g of qh.
+/// q4_k and q5_k: eight groups of 32; two groups share 32 bytes of qs (low, high nibbles), group g's fifth bit is bit g
+/// of qh.
 void k_block(Bytes b, Bytes qh, Bytes qs, float* y) {
   const float d = half_at(b), dmin = half_at(b + 2);
   for (int g = 0; g < 8; ++g) {
@@ -143,7 +144,10 @@ void narrow(const float* src, uint8_t* dst, size_t n) {
   constexpr double lo = double(std::numeric_limits<T>::min()), hi = double(std::numeric_limits<T>::max());
   for (size_t i = 0; i < n; ++i) {
     const double r = std::nearbyint(double(src[i]));
-    const T v = std::isnan(r) ? T(0) : r <= lo ? std::numeric_limits<T>::min() : r >= hi ? std::numeric_limits<T>::max() : T(r);
+    const T v = std::isnan(r) ? T(0)
+                : r <= lo     ? std::numeric_limits<T>::min()
+                : r >= hi     ? std::numeric_limits<T>::max()
+                              : T(r);
     store(dst + i * sizeof(T), v);
   }
 }

@@ -172,7 +172,8 @@ Status unify(Op op, llvm::ArrayRef<Value*> operands, Axes& axes) {
     const OperandSignature& p = s.operands[std::min(i, s.operands.size() - 1)];
     const Type& t = operands[i]->type;
     auto mismatch = [&](const std::string& expected) {
-      return error(o.mnemonic, ": operand ", p.name, " (", operands[i]->name, ") is ", t.str(), ", expected ", expected);
+      return error(o.mnemonic, ": operand ", p.name, " (", operands[i]->name, ") is ", t.str(), ", expected ",
+                   expected);
     };
     if (!belongs(t, p.type_class)) return mismatch(std::string(class_name(p.type_class)));
     if (p.axes && !unify_shape(*p.axes, t.shape, axes))

@@ -44,7 +44,9 @@ std::string Type::str() const {
 }
 
 Result<Type> Type::parse(std::string_view text) {
-  auto fail = [&](std::string_view expected) { return error("found type '", text.substr(0, 80), "', expected ", expected); };
+  auto fail = [&](std::string_view expected) {
+    return error("found type '", text.substr(0, 80), "', expected ", expected);
+  };
   const size_t open = text.find('['), close = text.find(']');
   if (open == std::string_view::npos || close == std::string_view::npos || close < open)
     return fail("dtype[dims] or kv<dtype>[dims]");

@@ -63,7 +63,8 @@ class Verifier {
   Status weight(const Weight& w) {
     context_ = "weight @" + w.value.name;
     PRISM_CHECK(type(w.value.type));
-    if (!w.value.type.elements() || w.value.type.is_kv()) return fail("type ", w.value.type.str(), " is not a fixed-size tensor");
+    if (!w.value.type.elements() || w.value.type.is_kv())
+      return fail("type ", w.value.type.str(), " is not a fixed-size tensor");
     if (w.data && w.value.type.bytes() != int64_t(w.bytes))
       return fail("has ", w.bytes, " bytes, expected ", w.value.type.bytes().value_or(-1), " for ", w.value.type.str());
     if (w.interleave < 0) return fail("interleave is ", w.interleave, ", expected at least 0");
@@ -106,10 +107,11 @@ class Verifier {
   Status operation(const Operation& op, bool is_body) {
     const OpInfo& o = info(op.op);
     if (m_.level < o.from || m_.level > o.to)
-      return fail(o.mnemonic, " is not legal at level ", level_name(m_.level), ", expected ", level_name(o.from), " to ",
-                  level_name(o.to));
+      return fail(o.mnemonic, " is not legal at level ", level_name(m_.level), ", expected ", level_name(o.from),
+                  " to ", level_name(o.to));
     if (!is_body && m_.level >= Level::Kernel && op.op != Op::Kernel)
-      return fail(o.mnemonic, " stands at the top of a graph at level ", level_name(m_.level), ", expected only kernel");
+      return fail(o.mnemonic, " stands at the top of a graph at level ", level_name(m_.level),
+                  ", expected only kernel");
     for (const auto& [key, value] : op.attrs)
       if (is_dim_attr(op.op, key) && std::holds_alternative<std::string>(value))
         if (auto shape = parse_shape(std::get<std::string>(value)))

@@ -13,7 +13,9 @@ Result<const Graph*> graph_for(const Module& m, const BisectCase& c) {
   if (const Graph* g = m.graph(c.graph)) return g;
   auto seq = c.dims.find("seq"), out = c.dims.find("out");
   if (c.graph == "forward" && seq != c.dims.end() && out != c.dims.end()) {
-    const char* entry = out->second == seq->second ? (out->second == 1 ? "decode" : "verify") : out->second == 1 ? "prefill" : "";
+    const char* entry = out->second == seq->second ? (out->second == 1 ? "decode" : "verify")
+                        : out->second == 1         ? "prefill"
+                                                   : "";
     if (const Graph* g = m.graph(entry)) return g;
   }
   return error("no graph @", c.graph, ", and no entry point that fits the dims");
@@ -51,7 +53,8 @@ Result<std::string> bisect(Module& m, const std::vector<PipelineStep>& pipeline,
     for (size_t i = 0; i < cases.size(); ++i) {
       PRISM_TRY(auto results, evaluate(now, cases[i]));
       bool same = results.size() == expected[i].size();
-      for (size_t r = 0; same && r < results.size(); ++r) same = relative_error(expected[i][r], results[r]) <= tolerance;
+      for (size_t r = 0; same && r < results.size(); ++r)
+        same = relative_error(expected[i][r], results[r]) <= tolerance;
       if (same) continue;
       guilty = std::to_string(index) + ": " + std::string(step.pass->name);
       return error(guilty);  // ends the run

@@ -21,7 +21,7 @@ double relative_error(const ir::Tensor& a, const ir::Tensor& b);
 
 /// Runs the pipeline on `m` pass by pass and compares every case with its results before. Returns the first pass that
 /// moves a result by more than `tolerance` (relative_error), as "index: name"; empty if none does.
-Result<std::string> bisect(ir::Module& m, const std::vector<PipelineStep>& pipeline, const std::vector<BisectCase>& cases,
-                           double tolerance);
+Result<std::string> bisect(ir::Module& m, const std::vector<PipelineStep>& pipeline,
+                           const std::vector<BisectCase>& cases, double tolerance);
 
 }  // namespace prism::passes

@@ -1,4 +1,5 @@
-// canonicalize: rewrites that make ops fewer or simpler and change no number, except that x * sigmoid(x) rounds once less.
+// canonicalize: rewrites that make ops fewer or simpler and change no number, except that x * sigmoid(x) rounds once
+// less.
 
 #include "passes/pattern.h"
 #include "passes/util.h"
@@ -42,7 +43,8 @@ bool simplify_mul(Operation* op, Rewriter& rw) {
   if (drop_neutral(op, rw, 1, true)) return true;
   for (unsigned side : {0u, 1u}) {
     const Operation* gate = defined_by(op->operand(side), Op::Sigmoid);
-    if (gate && gate->operand(0) == op->operand(1 - side)) return replace_with(op, rw, Op::Silu, {gate->operand(0)}, {});
+    if (gate && gate->operand(0) == op->operand(1 - side))
+      return replace_with(op, rw, Op::Silu, {gate->operand(0)}, {});
   }
   return false;
 }
@@ -97,9 +99,7 @@ bool simplify_slice(Operation* op, Rewriter& rw) {
                        {"end", begin + op->attr<int64_t>("end")}});
 }
 
-bool simplify_concat(Operation* op, Rewriter& rw) {
-  return op->operands().size() == 1 && drop_if_same_type(op, rw);
-}
+bool simplify_concat(Operation* op, Rewriter& rw) { return op->operands().size() == 1 && drop_if_same_type(op, rw); }
 
 /// The one `tail` of v with these rows, right after v so that every user may take it.
 Value* tail_of(Value* v, const Attr& rows, Rewriter& rw, Graph& g) {
@@ -156,12 +156,10 @@ bool simplify_tail(Operation* op, Rewriter& rw) {
 }
 
 constexpr Pattern kPatterns[] = {
-    {Op::Add, simplify_add},         {Op::Sub, simplify_sub},
-    {Op::Mul, simplify_mul},         {Op::Div, simplify_div},
-    {Op::Maximum, simplify_maximum}, {Op::Scale, simplify_scale},
-    {Op::Cast, drop_if_same_type},   {Op::Reshape, simplify_reshape},
-    {Op::Transpose, simplify_transpose}, {Op::Slice, simplify_slice},
-    {Op::Concat, simplify_concat},   {Op::Tail, simplify_tail},
+    {Op::Add, simplify_add},       {Op::Sub, simplify_sub},         {Op::Mul, simplify_mul},
+    {Op::Div, simplify_div},       {Op::Maximum, simplify_maximum}, {Op::Scale, simplify_scale},
+    {Op::Cast, drop_if_same_type}, {Op::Reshape, simplify_reshape}, {Op::Transpose, simplify_transpose},
+    {Op::Slice, simplify_slice},   {Op::Concat, simplify_concat},   {Op::Tail, simplify_tail},
 };
 
 }  // namespace

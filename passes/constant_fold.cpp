@@ -40,7 +40,7 @@ Status constant_fold(Module& m, const Options& options) {
       PRISM_TRY(Tensor value, evaluate(op, m));
       std::vector<double> values(value.f.begin(), value.f.end());
       if (values.empty()) values.assign(value.i.begin(), value.i.end());
-      if (!llvm::all_of(values, [](double x) { return std::isfinite(x); })) continue;  // the text form has no inf or nan
+      if (!llvm::all_of(values, [](double x) { return std::isfinite(x); })) continue;  // no literal in C
       const Type& type = op.result()->type;
       AttrMap attrs = {{"values", std::move(values)},
                        {"shape", shape_str(type.shape)},

@@ -11,7 +11,8 @@ Status dce(Module& m, const Options&) {
   for (const auto& g : m.graphs)
     for (auto it = g->ops.rbegin(); it != g->ops.rend();) {
       Operation& op = *it++;
-      const bool used = llvm::any_of(op.results, [&](const auto& r) { return !r->uses.empty() || g->returned(r.get()); });
+      const bool used =
+          llvm::any_of(op.results, [&](const auto& r) { return !r->uses.empty() || g->returned(r.get()); });
       if (!used && has_trait(op.op, Pure)) op.erase();
     }
 

@@ -3,8 +3,8 @@
 //   linear     a linear and what follows for the same rows: bias, residual, activation, glu, scale, q8a
 //   append     split, norm, rope of q, k and v, and kv_append
 //   attention  flash_attention, its heads side by side, q8a
-//   row-wise   any connected group of elementwise ops, norms, softmax, q8a, embedding over the same rows; `tail` starts one
-//   single     anything else
+//   row-wise   any connected group of elementwise ops, norms, softmax, q8a, embedding over the same rows; `tail` starts
+//   one single     anything else
 
 #include "llvm/ADT/SetVector.h"
 #include "passes/clusters.h"
@@ -54,14 +54,16 @@ class Fuser {
       case Op::Sigmoid:
       case Op::Softcap:
       case Op::Scale:
-      case Op::Glu: return true;
+      case Op::Glu:
+        return true;
       case Op::Add:
       case Op::Mul: {
         if (user.result()->type != v->type) return false;
         const Value* other = user.operand(user.operand(0) == v);
         return is_row_vector(other) || (user.op == Op::Add && other->type == v->type);
       }
-      default: return false;
+      default:
+        return false;
     }
   }
 
@@ -82,13 +84,17 @@ class Fuser {
     switch (op.op) {
       case Op::Reshape:
       case Op::Rope:
-      case Op::Scale: return true;
-      case Op::Slice: return op.attr<int64_t>("axis") + 1 == int64_t(op.operand(0)->type.rank());
-      case Op::RmsNorm: return op.result()->type.rank() == 3;
+      case Op::Scale:
+        return true;
+      case Op::Slice:
+        return op.attr<int64_t>("axis") + 1 == int64_t(op.operand(0)->type.rank());
+      case Op::RmsNorm:
+        return op.result()->type.rank() == 3;
       case Op::Add:
       case Op::Mul:
         return (is_row_vector(op.operand(0)) || is_row_vector(op.operand(1))) && op.result()->type.rank() <= 3;
-      default: return false;
+      default:
+        return false;
     }
   }
 
@@ -129,9 +135,8 @@ class Fuser {
     const Type& type = op.result()->type;
     if (op.op == Op::Embedding || op.op == Op::Tail || has_trait(op.op, RowReduce) || is_q8a(op)) return true;
     if (op.op == Op::Reshape) return rows_of(op.operand(0)->type) == rows_of(type);
-    return has_trait(op.op, Elementwise) && llvm::all_of(op.operands(), [&](const Value* v) {
-             return v->type.shape == type.shape || is_row_vector(v);
-           });
+    return has_trait(op.op, Elementwise) &&
+           llvm::all_of(op.operands(), [&](const Value* v) { return v->type.shape == type.shape || is_row_vector(v); });
   }
 
   void fuse_rows(Operation* op) {

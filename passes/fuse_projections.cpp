@@ -78,7 +78,8 @@ constexpr Pattern kGateUp[] = {{Op::Mul, fuse_gate_up}};
 
 bool scaled_per_tensor(const Operation* linear) {
   const Operation* user = only_user(linear->result());
-  return user && user->op == Op::Mul && (is_row_vector(user->operand(0)) || is_row_vector(user->operand(1)));
+  if (!user || user->op != Op::Mul) return user && user->op == Op::Scale;
+  return is_row_vector(user->operand(0)) || is_row_vector(user->operand(1));
 }
 
 Status fuse_shared_input(Graph& g) {

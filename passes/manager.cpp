@@ -18,7 +18,8 @@ using ir::Level;
 namespace {
 
 constexpr PassInfo kPasses[] = {
-#define PASS(function, name, needs, makes, options, summary) {name, Level::needs, Level::makes, options, summary, function},
+#define PASS(function, name, needs, makes, options, summary) \
+  {name, Level::needs, Level::makes, options, summary, function},
 #include "passes/passes.def"
 #undef PASS
 };

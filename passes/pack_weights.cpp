@@ -1,5 +1,6 @@
 // pack-weights: the layout of weights is decided here, not at run time. Matrices of linears get the layout the matrix
-// kernels read; an embedding that shares such a matrix reads the packed one, so it exists once. Vectors become f32.
+// kernels read, and so do quantized embeddings: one that shares its matrix with a linear exists once. Vectors become
+// f32.
 
 #include "passes/util.h"
 
@@ -30,9 +31,10 @@ Status pack_weights(Module& m, const Options&) {
     Weight& w = *m.weights[i];
     if (w.value.uses.empty()) continue;
     Type type = w.value.type;
-    const bool matrix = type.rank() == 2 && llvm::any_of(w.value.uses, [](const Use& u) {
-      return u.op->op == Op::Linear && u.operand == 1;
-    });
+    const bool blocks = info(type.dtype).quantized;
+    const bool matrix = type.rank() == 2 && llvm::any_of(w.value.uses, [&](const Use& u) {
+                          return u.operand == 1 && (u.op->op == Op::Linear || (u.op->op == Op::Embedding && blocks));
+                        });
     if (matrix && type.layout == Layout::RowMajor) {
       type.layout = Layout::Rows16;
       retype(m, w, type, ".rows16");

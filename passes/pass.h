@@ -42,7 +42,8 @@ struct PipelineStep {
   const PassInfo* pass;
   Options options;
 };
-/// Parses "a,b{x=1,y=2},c" or a named pipeline (passes/pipelines.cpp). Unknown passes and options are errors that suggest the nearest name.
+/// Parses "a,b{x=1,y=2},c" or a named pipeline (passes/pipelines.cpp). Unknown passes and options
+/// are errors that suggest the nearest name.
 Result<std::vector<PipelineStep>> parse_pipeline(std::string_view text);
 std::string print_pipeline(const std::vector<PipelineStep>& steps);
 

@@ -14,7 +14,7 @@ class Rewriter {
   /// Replaces all uses of op's results, queues the users, erases op and operands that became dead.
   void replace(ir::Operation* op, llvm::ArrayRef<ir::Value*> with);
   void erase(ir::Operation* op);
-  void changed(ir::Operation* op);   ///< op is new or was edited in place: visit it and its users again
+  void changed(ir::Operation* op);  ///< op is new or was edited in place: visit it and its users again
 
  private:
   friend Status apply_patterns(ir::Graph& g, llvm::ArrayRef<struct Pattern> patterns, size_t cap);

@@ -32,17 +32,20 @@ Status check_option(const PassInfo& pass, llvm::StringRef key, llvm::StringRef v
     int64_t number;
     if (kinds == "int") {
       if (!llvm::to_integer(value, number, 10) || number < 1)
-        return error("pipeline: pass ", pass.name, ", option ", key.str(), ": found '", value.str(), "', expected a positive integer");
+        return error("pipeline: pass ", pass.name, ", option ", key.str(), ": found '", value.str(),
+                     "', expected a positive integer");
       return ok();
     }
     llvm::SmallVector<llvm::StringRef> words;
     kinds.split(words, '|');
     if (!llvm::is_contained(words, value))
-      return error("pipeline: pass ", pass.name, ", option ", key.str(), ": found '", value.str(), "', expected ", kinds.str());
+      return error("pipeline: pass ", pass.name, ", option ", key.str(), ": found '", value.str(), "', expected ",
+                   kinds.str());
     return ok();
   }
   if (names.empty()) return error("pipeline: pass ", pass.name, ": found option '", key.str(), "', expected none");
-  return error("pipeline: pass ", pass.name, ": unknown option '", key.str(), "', did you mean '", nearest(key, names), "'?");
+  return error("pipeline: pass ", pass.name, ": unknown option '", key.str(), "', did you mean '", nearest(key, names),
+               "'?");
 }
 
 Result<Options> parse_options(const PassInfo& pass, llvm::StringRef text) {
@@ -84,7 +87,8 @@ Result<std::vector<PipelineStep>> parse_pipeline(std::string_view text) {
       rest = rest.drop_front(close + 1).ltrim();
     }
     const bool more = rest.consume_front(",");
-    if (!more && !rest.empty()) return error("pipeline: found '", rest.str(), "' after pass ", name.trim().str(), ", expected ','");
+    if (!more && !rest.empty())
+      return error("pipeline: found '", rest.str(), "' after pass ", name.trim().str(), ", expected ','");
     rest = rest.ltrim();
     if (more && rest.empty()) return error("pipeline: found the end after ',', expected a pass");
 
@@ -93,7 +97,8 @@ Result<std::vector<PipelineStep>> parse_pipeline(std::string_view text) {
       steps.push_back({pass, std::move(parsed)});
       continue;
     }
-    const Named* named = llvm::find_if(kPipelines, [&](const Named& p) { return name.trim() == llvm::StringRef(p.name); });
+    const Named* named =
+        llvm::find_if(kPipelines, [&](const Named& p) { return name.trim() == llvm::StringRef(p.name); });
     if (named == std::end(kPipelines)) return unknown_pass(name.trim());
     if (has_options) return error("pipeline: '", named->name, "' is a pipeline and takes no options");
     PRISM_TRY(auto expanded, parse_pipeline(named->steps));

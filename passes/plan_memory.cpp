@@ -18,8 +18,8 @@ using namespace ir;
 
 namespace {
 
-constexpr int64_t kAlignment = 64;                 // a cache line, and the widest vector
-constexpr int64_t kOutside = -1;                   // offset of a value that is not in the arena
+constexpr int64_t kAlignment = 64;  // a cache line, and the widest vector
+constexpr int64_t kOutside = -1;    // offset of a value that is not in the arena
 constexpr int64_t kMaxBytes = int64_t{1} << 40;
 
 /// A stretch of the arena in use from kernel `first` to kernel `last`, both included.
@@ -35,9 +35,8 @@ bool is_pointwise(const Operation& kernel) {
   if (kernel.results.size() != 1) return false;
   const Type& type = kernel.result()->type;
   return llvm::all_of(kernel.body->ops, [&](const Operation& op) {
-    return has_trait(op.op, Elementwise) && op.result()->type == type && llvm::all_of(op.operands(), [&](const Value* v) {
-             return v->type == type || v->type.rank() == 1;
-           });
+    return has_trait(op.op, Elementwise) && op.result()->type == type &&
+           llvm::all_of(op.operands(), [&](const Value* v) { return v->type == type || v->type.rank() == 1; });
   });
 }
 
@@ -89,7 +88,8 @@ class Planner {
     if (!is_pointwise(kernel)) return std::nullopt;
     for (const Value* v : kernel.operands()) {
       auto it = buffer_of_.find(v);
-      if (it != buffer_of_.end() && v->type == kernel.result()->type && buffers_[it->second].last == now) return it->second;
+      if (it != buffer_of_.end() && v->type == kernel.result()->type && buffers_[it->second].last == now)
+        return it->second;
     }
     return std::nullopt;
   }
@@ -128,7 +128,8 @@ class Planner {
         end = std::max(end, p->offset + p->bytes);
       }
       b->offset = best == kOutside ? end : best;
-      placed.insert(llvm::upper_bound(placed, b, [](const Buffer* x, const Buffer* y) { return x->offset < y->offset; }), b);
+      placed.insert(
+          llvm::upper_bound(placed, b, [](const Buffer* x, const Buffer* y) { return x->offset < y->offset; }), b);
     }
   }
 
@@ -196,7 +197,8 @@ std::string memory_plan_table(const Module& m) {
 
 Status plan_memory(Module& m, const Options&) {
   if (m.level != Level::Kernel)
-    return error("found a module at level ", level_name(m.level), ", expected ", level_name(Level::Kernel), ": run fuse-epilogues first");
+    return error("found a module at level ", level_name(m.level), ", expected ", level_name(Level::Kernel),
+                 ": run fuse-epilogues first");
   for (const auto& g : m.graphs) PRISM_CHECK(Planner(m, *g).run());
   return ok();
 }

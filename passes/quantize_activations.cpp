@@ -18,8 +18,8 @@ Status quantize_activations(Module& m, const Options&) {
       if (info(x->type.dtype).quantized) continue;
       const std::optional<int64_t> k = x->type.dim(-1).constant();
       if (!k || *k % block)
-        return error("linear %", op.result()->name, ": found ", x->type.dim(-1).str(), " columns, expected a multiple of ", block,
-                     " for q8a");
+        return error("linear %", op.result()->name, ": found ", x->type.dim(-1).str(),
+                     " columns, expected a multiple of ", block, " for q8a");
       Value*& q = quantized[x];
       if (!q) {
         Builder b(g.get(), &op);

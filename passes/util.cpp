@@ -49,8 +49,10 @@ std::string joined_name(const std::vector<std::string>& names) {
   const std::string& first = names.front();
   size_t prefix = first.size(), suffix = first.size();
   for (const std::string& n : names) {
-    prefix = std::min(prefix, size_t(std::mismatch(first.begin(), first.end(), n.begin(), n.end()).first - first.begin()));
-    suffix = std::min(suffix, size_t(std::mismatch(first.rbegin(), first.rend(), n.rbegin(), n.rend()).first - first.rbegin()));
+    prefix =
+        std::min(prefix, size_t(std::mismatch(first.begin(), first.end(), n.begin(), n.end()).first - first.begin()));
+    suffix = std::min(suffix,
+                      size_t(std::mismatch(first.rbegin(), first.rend(), n.rbegin(), n.rend()).first - first.rbegin()));
   }
   const size_t cut = first.substr(0, prefix).find_last_of("._");
   prefix = cut == first.npos ? 0 : cut + 1;

@@ -163,7 +163,10 @@ class Decoder {
   }
   template <class T>
   std::vector<T> numbers(const flatbuffers::Vector<T>* v) {
-    return v && charge(uint64_t(v->size()) * sizeof(T)) ? std::vector<T>(v->begin(), v->end()) : std::vector<T>();
+    if (!v || v->size() == 0 || !charge(uint64_t(v->size()) * sizeof(T))) return {};
+    std::vector<T> out(v->size());
+    std::memcpy(out.data(), v->Data(), out.size() * sizeof(T));  // the verifier allows elements that are not aligned
+    return out;
   }
   template <class Table, class T, class F>
   void each(const flatbuffers::Vector<Offset<Table>>* tables, std::vector<T>& out, F&& decode) {

@@ -33,10 +33,14 @@ uint64_t splitmix64(uint64_t& state) {
 /// bit. Relative error below 1e-14; 0 below -700.
 double exp_nonpositive(double x) {
   if (!(x > -700)) return 0;
-  const double n = std::floor(x * 1.4426950408889634 + 0.5);
+  const double n = (x * 1.4426950408889634 + 0x1.8p52) - 0x1.8p52;              // rounds to an integer
   const double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;  // |r| <= ln(2)/2
-  double sum = 1;
-  for (int i = 13; i > 0; --i) sum = 1 + sum * r / i;
+  static constexpr double kInverseFactorials[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                                                  1.0 / 40320,     1.0 / 5040,     1.0 / 720,     1.0 / 120,
+                                                  1.0 / 24,        1.0 / 6,        1.0 / 2,       1.0,
+                                                  1.0};
+  double sum = 0;
+  for (double c : kInverseFactorials) sum = sum * r + c;
   return sum * std::bit_cast<double>(uint64_t(int64_t(n) + 1023) << 52);
 }
 
@@ -89,9 +93,10 @@ int32_t Sampler::sample(std::span<const float> logits) {
   const auto weight = [&](const std::pair<float, int32_t>& c) {  // in proportion to the probability; 1 for the largest
     return c.first == largest ? 1.0 : exp_nonpositive((double(c.first) - largest) / options_.temperature);
   };
-  const auto total_weight = [&] {
+  const auto weigh_all = [&] {
+    weights_.resize(candidates_.size());
     double sum = 0;
-    for (const auto& c : candidates_) sum += weight(c);
+    for (size_t i = 0; i < candidates_.size(); ++i) sum += weights_[i] = weight(candidates_[i]);
     return sum;
   };
 
@@ -102,14 +107,15 @@ int32_t Sampler::sample(std::span<const float> logits) {
   }
   if (options_.top_p < 1) {
     // The fewest of the likeliest whose share reaches top_p: usually few, so sorted in growing pieces.
-    const double enough = options_.top_p * total_weight();
+    const double enough = options_.top_p * weigh_all();
     double sum = 0;
     size_t kept = 0;
     for (size_t sorted = 0; kept < candidates_.size() && sum < enough; ++kept) {
       if (kept == sorted) {
         sorted = std::min(candidates_.size(), std::max<size_t>(64, 4 * sorted));
         const auto from = candidates_.begin() + ptrdiff_t(kept), to = candidates_.begin() + ptrdiff_t(sorted);
-        std::partial_sort(from, to, candidates_.end(), before);
+        std::nth_element(from, to, candidates_.end(), before);
+        std::sort(from, to, before);
       }
       sum += weight(candidates_[kept]);
     }
@@ -117,16 +123,15 @@ int32_t Sampler::sample(std::span<const float> logits) {
   }
   if (options_.min_p > 0) std::erase_if(candidates_, [&](const auto& c) { return weight(c) < options_.min_p; });
 
-  double left = double(next(rng_) >> 11) * 0x1p-53 * total_weight();
-  int32_t drawn = candidates_[0].second;
-  for (const auto& c : candidates_) {
-    const double w = weight(c);
-    if (w == 0) continue;
-    drawn = c.second;  // rounding may leave nothing after the last
-    if (left < w) break;
-    left -= w;
+  double left = weigh_all() * (double(next(rng_) >> 11) * 0x1p-53);
+  size_t drawn = 0;
+  for (size_t i = 0; i < candidates_.size(); ++i) {
+    if (weights_[i] == 0) continue;
+    drawn = i;  // rounding may leave nothing after the last
+    if (left < weights_[i]) break;
+    left -= weights_[i];
   }
-  return drawn;
+  return candidates_[drawn].second;
 }
 
 }  // namespace prism::rt

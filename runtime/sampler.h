@@ -31,6 +31,7 @@ class Sampler {
   uint64_t rng_[4] = {};
   std::vector<int32_t> recent_;
   std::vector<std::pair<float, int32_t>> candidates_;
+  std::vector<double> weights_;
 };
 
 }  // namespace prism::rt

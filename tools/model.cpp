@@ -63,12 +63,28 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   return name;
 }
 
+/// XXH3 of the whole file, without keeping it in memory.
+uint64_t content_hash(const gguf::File& f) {
+  constexpr size_t kPiece = size_t(8) << 20;
+  XXH3_state_t* state = XXH3_createState();
+  XXH3_64bits_reset(state);
+  for (size_t at = 0; at < f.bytes().size(); at += kPiece) {
+    const size_t n = std::min(kPiece, f.bytes().size() - at);
+    XXH3_64bits_update(state, f.bytes().data() + at, n);
+    f.forget(f.bytes().data() + at, n);
+  }
+  const uint64_t hash = XXH3_64bits_digest(state);
+  XXH3_freeState(state);
+  return hash;
+}
+
 rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
   return [file](const rt::Weight& w, std::span<uint8_t> dst) -> Status {
     auto source = [&](const std::string& name) -> Result<codegen::SourceTensor> {
       const gguf::TensorInfo* t = file->tensor(name);
       if (!t) return error(file->name(), ": tensor '", name, "' is missing, expected as a source of weight ", w.name);
-      return codegen::SourceTensor{t->dtype, t->shape, file->data(*t)};
+      return codegen::SourceTensor{t->dtype, t->shape, file->data(*t),
+                                   [file](const uint8_t* p, size_t n) { file->forget(p, n); }};
     };
     return codegen::fill_weight(w, source, dst);
   };
@@ -85,7 +101,7 @@ Result<std::shared_ptr<gguf::File>> referenced_model(const rt::Program& p, const
     std::error_code ec;
     if (!fs::exists(candidate, ec)) continue;
     PRISM_TRY(auto file, gguf::File::open(candidate.string()));
-    if (file->bytes().size() != p.model.size || XXH3_64bits(file->bytes().data(), file->bytes().size()) != p.model.hash)
+    if (file->bytes().size() != p.model.size || content_hash(*file) != p.model.hash)
       return error(prx, ": model file ", candidate.string(), " is not the one it was compiled from; compile again");
     return file;
   }
@@ -162,7 +178,7 @@ Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const Compi
   static constexpr std::string_view kKept[] = {"tokenizer.", "general."};
   program.metadata = gguf::extract_metadata(*file, kKept);
   program.ir = ir_before;
-  program.model = {fs::absolute(file->name()).string(), file->bytes().size(), XXH3_64bits(file->bytes().data(), file->bytes().size())};
+  program.model = {fs::absolute(file->name()).string(), file->bytes().size(), content_hash(*file)};
   return CompiledModel{std::move(program), filler(file)};
 }
 

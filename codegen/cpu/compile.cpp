@@ -49,7 +49,7 @@ const char* isa_flags(rt::Isa isa) {
 // --- the compiler library --------------------------------------------------------------------------------------------
 
 struct Compiler {
-  decltype(&prism_cpu_jit_compile) compile = nullptr;
+  decltype(&prism_cpu_jit_compile) compile = nullptr;  // or null and why
   std::string error;
 };
 
@@ -67,7 +67,8 @@ Compiler load_compiler() {
     return {nullptr, error("the kernel compiler cannot be loaded (", dlerror(), "); put ", kLibrary, " into '",
                            program.string(), "', or run a .prx file, which needs no compiler").message};
   auto* compile = reinterpret_cast<decltype(&prism_cpu_jit_compile)>(dlsym(library, "prism_cpu_jit_compile"));
-  if (!compile) return {nullptr, error(path, ": found no prism_cpu_jit_compile, expected this program's own library").message};
+  if (!compile)
+    return {nullptr, error(path, ": found no prism_cpu_jit_compile, expected this program's own library").message};
   return {compile, ""};
 }
 
@@ -116,7 +117,8 @@ Hash canonical(XXH128_hash_t hash) {
   return std::to_array(big_endian.digest);
 }
 
-/// Every part goes in with its length: {"ab", "c"} and {"a", "bc"} are different programs.
+/// Every part goes in with its length: {"ab", "c"} and {"a", "bc"} are different programs. The compiler's version is
+/// the one this program was built with: asking the library would mean loading it, 30 ms even where nothing is compiled.
 Hash cache_key(const std::vector<std::string>& units, const std::string& flags) {
   std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
   XXH3_128bits_reset(state.get());

@@ -1,6 +1,5 @@
 #include "codegen/cpu/jit.h"
 
-#include <clang/Basic/Version.h>
 #include <clang/CodeGen/CodeGenAction.h>
 #include <clang/Driver/Compilation.h>
 #include <clang/Driver/Driver.h>
@@ -57,8 +56,8 @@ llvm::IntrusiveRefCntPtr<llvm::vfs::FileSystem> file_system_with(StringRef sourc
   return fs;
 }
 
-/// The arguments of the compiler proper (-cc1) for the driver's arguments `flags`. The driver sees an empty file system,
-/// so what it answers does not depend on the machine.
+/// The arguments of the compiler proper (-cc1) for the driver's arguments `flags`. The driver sees an empty file
+/// system, so what it answers does not depend on the machine.
 Outcome<std::vector<std::string>> compiler_arguments(StringRef flags) {
   std::vector<std::string> words = {"clang"};
   llvm::SmallVector<StringRef> parts;
@@ -212,11 +211,8 @@ char* copy(StringRef bytes) {
 
 }  // namespace
 
-#define PRISM_EXPORT __attribute__((visibility("default")))
-
-extern "C" PRISM_EXPORT int prism_cpu_jit_compile(const char* const* units, size_t unit_count, const char* flags,
-                                                  unsigned threads, uint8_t** object, size_t* object_bytes,
-                                                  char** error) {
+extern "C" int prism_cpu_jit_compile(const char* const* units, size_t unit_count, const char* flags, unsigned threads,
+                                     uint8_t** object, size_t* object_bytes, char** error) {
   auto outcome = compile({units, unit_count}, flags, threads);
   if (!outcome.value) {
     *error = copy(StringRef(outcome.error).rtrim());
@@ -225,9 +221,4 @@ extern "C" PRISM_EXPORT int prism_cpu_jit_compile(const char* const* units, size
   *object = reinterpret_cast<uint8_t*>(copy(*outcome.value));
   *object_bytes = outcome.value->size();
   return 0;
-}
-
-extern "C" PRISM_EXPORT const char* prism_cpu_jit_version(void) {
-  static const std::string version = clang::getClangFullVersion();
-  return version.c_str();
 }

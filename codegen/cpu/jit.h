@@ -8,10 +8,8 @@
 extern "C" {
 
 /// Compiles C translation units and links them into one ELF shared object. `flags` are clang arguments separated by
-/// '\n' (for example "-O3\n-mavx512vnni"). Returns 0 and malloc'd bytes the caller frees, or 1 and a malloc'd message in
-/// `error`. May be called from several threads at once; units are compiled by up to `threads` threads.
+/// '\n' (for example "-O3\n-mavx512vnni"). Returns 0 and malloc'd bytes the caller frees, or 1 and a malloc'd message
+/// in `error`. May be called from several threads at once; units are compiled by up to `threads` threads.
 int prism_cpu_jit_compile(const char* const* units, size_t unit_count, const char* flags, unsigned threads,
                           uint8_t** object, size_t* object_bytes, char** error);
-/// Text that changes when the compiler's output may: part of cache keys.
-const char* prism_cpu_jit_version(void);
 }

@@ -128,6 +128,8 @@ typedef f32 f32x2 __attribute__((ext_vector_type(2))); typedef i32 i32x2 __attri
 #define GREATER(a, b) ((a) > (b) ? (a) : (b))
 HALVES(reduce_add_f32, f32x, f32, PLUS) HALVES(reduce_max_f32, f32x, f32, GREATER) HALVES(reduce_add_i32, i32x, i32, PLUS)
 
+#define JOIN4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7)
+#define JOIN8(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 #if defined(__AVX512VNNI__)
 static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) {
   return (i32x16)__builtin_ia32_vpdpbusd512((v16si)c, (v16si)a, (v16si)b);
@@ -143,8 +145,8 @@ static inline i32x8 dot4_small_8(i32x8 c, u32x8 a, i32x8 b) {
   const v16hi one = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   return c + (i32x8)__builtin_ia32_pmaddwd256((v16hi)__builtin_ia32_pmaddubsw256((v32qi)a, (v32qi)b), one);
 }
-static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) { return (i32x16)(dot4_8(c.lo, a.lo, b.lo), dot4_8(c.hi, a.hi, b.hi)); }
-static inline i32x16 dot4_small(i32x16 c, u32x16 a, i32x16 b) { return (i32x16)(dot4_small_8(c.lo, a.lo, b.lo), dot4_small_8(c.hi, a.hi, b.hi)); }
+static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) { return JOIN8(dot4_8(c.lo, a.lo, b.lo), dot4_8(c.hi, a.hi, b.hi)); }
+static inline i32x16 dot4_small(i32x16 c, u32x16 a, i32x16 b) { return JOIN8(dot4_small_8(c.lo, a.lo, b.lo), dot4_small_8(c.hi, a.hi, b.hi)); }
 #else
 static inline i32x4 dot4_4(i32x4 c, u32x4 a, i32x4 b) {
   const v8hi ae = (v8hi)(a & 0x00ff00ffu), ao = (v8hi)((a >> 8u) & 0x00ff00ffu);
@@ -152,8 +154,8 @@ static inline i32x4 dot4_4(i32x4 c, u32x4 a, i32x4 b) {
   return c + (i32x4)__builtin_ia32_pmaddwd128(ae, be) + (i32x4)__builtin_ia32_pmaddwd128(ao, bo);
 }
 static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) {
-  return (i32x16)(dot4_4(c.lo.lo, a.lo.lo, b.lo.lo), dot4_4(c.lo.hi, a.lo.hi, b.lo.hi),
-                  dot4_4(c.hi.lo, a.hi.lo, b.hi.lo), dot4_4(c.hi.hi, a.hi.hi, b.hi.hi));
+  return JOIN8(JOIN4(dot4_4(c.lo.lo, a.lo.lo, b.lo.lo), dot4_4(c.lo.hi, a.lo.hi, b.lo.hi)),
+               JOIN4(dot4_4(c.hi.lo, a.hi.lo, b.hi.lo), dot4_4(c.hi.hi, a.hi.hi, b.hi.hi)));
 }
 #define dot4_small dot4
 #endif

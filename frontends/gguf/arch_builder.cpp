@@ -8,8 +8,8 @@
 namespace prism::gguf {
 namespace {
 
-using ir::DType;
 using ir::Dim;
+using ir::DType;
 using ir::Type;
 using ir::Value;
 
@@ -139,7 +139,8 @@ void ArchBuilder::declare_graph() {
   const Dim seq = Dim::symbol("seq"), past = Dim::symbol("past");
   ids_ = graph_->add_arg(Type::tensor(DType::I32, {seq}), "ids");
   for (int64_t i = 0; i < hp.layers; ++i) {
-    kv_.push_back(graph_->add_arg(Type::kv(options_.kv_dtype, past, hp.kv_heads, hp.head_size), "kv" + std::to_string(i)));
+    const Type cache = Type::kv(options_.kv_dtype, past, hp.kv_heads, hp.head_size);
+    kv_.push_back(graph_->add_arg(cache, "kv" + std::to_string(i)));
   }
   positions_ = b.Positions({}, {{"start", "?past"}, {"count", "?seq"}}, "pos");
 }
@@ -168,7 +169,9 @@ Value* ArchBuilder::weight(const std::string& name, std::vector<int64_t> shape) 
   return &w->value;
 }
 
-Value* ArchBuilder::matrix(const std::string& name, int64_t rows, int64_t columns) { return weight(name, {rows, columns}); }
+Value* ArchBuilder::matrix(const std::string& name, int64_t rows, int64_t columns) {
+  return weight(name, {rows, columns});
+}
 Value* ArchBuilder::vector(const std::string& name, int64_t size) { return weight(name, {size}); }
 Value* ArchBuilder::optional_vector(const std::string& name, int64_t size) {
   return has(name) ? vector(name, size) : nullptr;
@@ -193,9 +196,7 @@ std::string ArchBuilder::block(int64_t layer, std::string_view name) {
   return "blk." + std::to_string(layer) + "." + std::string(name);
 }
 
-Value* ArchBuilder::embed() {
-  return b.Embedding({ids_, matrix("token_embd.weight", hp.vocab, hp.width)}, {}, "embd");
-}
+Value* ArchBuilder::embed() { return b.Embedding({ids_, matrix("token_embd.weight", hp.vocab, hp.width)}, {}, "embd"); }
 
 Value* ArchBuilder::rms_norm(Value* x, const std::string& name, int64_t size) {
   const double eps = float_param("attention.layer_norm_rms_epsilon", 0, 1);
@@ -242,7 +243,8 @@ Value* ArchBuilder::attention(Value* x, int64_t layer, const AttentionOptions& o
     k = rms_norm(k, block(layer, "attn_k_norm"), hp.head_size);
   }
   if (const auto& rope = options.rope) {
-    const ir::AttrMap attrs = {{"base", rope->base}, {"mode", rope->mode}, {"dims", hp.rope_dims}, {"scale", rope->scale}};
+    const ir::AttrMap attrs = {
+        {"base", rope->base}, {"mode", rope->mode}, {"dims", hp.rope_dims}, {"scale", rope->scale}};
     const auto rotate = [&](Value* of) {
       return rope->factors ? b.Rope({of, positions_, rope->factors}, attrs) : b.Rope({of, positions_}, attrs);
     };

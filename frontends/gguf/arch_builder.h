@@ -42,7 +42,8 @@ struct ArchBuilder {
   int64_t int_param(const std::string& key, int64_t lo, int64_t hi, std::optional<int64_t> fallback = {});
   double float_param(const std::string& key, double lo, double hi, std::optional<double> fallback = {});
   /// One number per layer, or the same for all.
-  std::vector<int64_t> layer_params(const std::string& key, int64_t lo, int64_t hi, std::optional<int64_t> fallback = {});
+  std::vector<int64_t> layer_params(const std::string& key, int64_t lo, int64_t hi,
+                                    std::optional<int64_t> fallback = {});
 
   // Weights by the file's tensor names. `optional_...` return nullptr if the file has none.
   bool has(const std::string& name) const { return file_->tensor(name); }
@@ -95,8 +96,8 @@ struct ArchBuilder {
   std::unique_ptr<ir::Module> module_;
   ir::Graph* graph_;
   ir::Value *ids_ = nullptr, *positions_ = nullptr;
-  std::vector<ir::Value*> kv_;        ///< arguments, then the caches with this step appended, in layer order
-  std::set<std::string> used_;        ///< tensors an architecture has asked for
+  std::vector<ir::Value*> kv_;  ///< arguments, then the caches with this step appended, in layer order
+  std::set<std::string> used_;  ///< tensors an architecture has asked for
   std::optional<Error> error_;
 };
 

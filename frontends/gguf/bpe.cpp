@@ -20,7 +20,7 @@ struct ByteAlphabet {
     uint8_t length;
   };
   std::array<Letter, 256> letters{};
-  std::array<int16_t, 0x144> bytes{};   ///< by character, -1: not a letter of the alphabet
+  std::array<int16_t, 0x144> bytes{};  ///< by character, -1: not a letter of the alphabet
 
   constexpr ByteAlphabet() {
     bytes.fill(-1);
@@ -29,7 +29,8 @@ struct ByteAlphabet {
       const bool printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad);
       const int c = printable ? byte : next++;
       bytes[size_t(c)] = int16_t(byte);
-      letters[size_t(byte)] = c < 0x80 ? Letter{{char(c), 0}, 1} : Letter{{char(0xc0 | c >> 6), char(0x80 | (c & 0x3f))}, 2};
+      letters[size_t(byte)] =
+          c < 0x80 ? Letter{{char(c), 0}, 1} : Letter{{char(0xc0 | c >> 6), char(0x80 | (c & 0x3f))}, 2};
     }
   }
 };
@@ -38,13 +39,18 @@ constexpr ByteAlphabet kAlphabet;
 class BpeTokenizer final : public VocabTokenizer {
  public:
   BpeTokenizer(Vocab vocab, const std::string& file, PreTokenizer pre, TextList merges)
-      : VocabTokenizer(std::move(vocab), file), pre_(std::move(pre)), merges_(std::move(merges)), ranks_(merges_.all()) {
+      : VocabTokenizer(std::move(vocab), file),
+        pre_(std::move(pre)),
+        merges_(std::move(merges)),
+        ranks_(merges_.all()) {
     for (std::string_view m : merges_.all()) longest_merge_ = std::max(longest_merge_, m.size());
   }
-  Status load_ids(const File& f) { return VocabTokenizer::load_ids(f, {.bos = -1, .eos = -1, .add_bos = pre_.add_bos()}); }
+  Status load_ids(const File& f) {
+    return VocabTokenizer::load_ids(f, {.bos = -1, .eos = -1, .add_bos = pre_.add_bos()});
+  }
 
  protected:
-  Status encode_text(std::string_view text, bool, std::vector<int32_t>& ids) const override {
+  Status encode_text(std::string_view text, std::vector<int32_t>& ids) const override {
     PRISM_TRY(const std::vector<std::string_view> words, pre_.split(text));
     Scratch scratch;
     scratch.pair.resize(longest_merge_);
@@ -103,7 +109,7 @@ class BpeTokenizer final : public VocabTokenizer {
         ids.push_back(id);
         return;
       }
-      for (size_t i = 0; i < symbol.size(); ++i) {   // not a token: those of its bytes that are
+      for (size_t i = 0; i < symbol.size(); ++i) {  // not a token: those of its bytes that are
         if (const int32_t id = vocab_.find(symbol.substr(i, 1)); id >= 0) ids.push_back(id);
       }
     });
@@ -112,19 +118,21 @@ class BpeTokenizer final : public VocabTokenizer {
   const PreTokenizer pre_;
   const TextList merges_;
   const TextIndex ranks_;
-  size_t longest_merge_ = 0;   ///< bytes
+  size_t longest_merge_ = 0;  ///< bytes
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Tokenizer>> create_bpe(const File& f, Vocab vocab) {
-  constexpr size_t kMaxMerges = size_t(1) << 24;   // ranks are compared as float
+  constexpr size_t kMaxMerges = size_t(1) << 24;  // ranks are compared as float
   const MetaValue* v = f.find(kMerges);
   const auto* merges = v ? std::get_if<std::vector<std::string_view>>(v) : nullptr;
-  if (!merges) return error(f.name(), ": key ", quote(kMerges), ": ", v ? "found another kind" : "not found",
-                            ", expected an array of strings");
+  if (!merges)
+    return error(f.name(), ": key ", quote(kMerges), ": ", v ? "found another kind" : "not found",
+                 ", expected an array of strings");
   if (merges->size() > kMaxMerges) {
-    return error(f.name(), ": key ", quote(kMerges), ": found ", merges->size(), " merges, expected at most ", kMaxMerges);
+    return error(f.name(), ": key ", quote(kMerges), ": found ", merges->size(), " merges, expected at most ",
+                 kMaxMerges);
   }
   PRISM_TRY(const std::string pre_name, f.get_string("tokenizer.ggml.pre", ""));
   PRISM_TRY(PreTokenizer pre, PreTokenizer::create(pre_name, f.name()));

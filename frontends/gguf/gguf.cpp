@@ -30,10 +30,11 @@ enum ValueType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kStri
 /// GGUF's tensor types that are not ours, for the message that says so.
 std::string tensor_type_name(uint32_t id) {
   static constexpr std::string_view kNames[] = {
-      "F32",    "F16",     "Q4_0",    "Q4_1",   "Q4_2",    "Q4_3",    "Q5_0",  "Q5_1",     "Q8_0",     "Q8_1",   "Q2_K",
-      "Q3_K",   "Q4_K",    "Q5_K",    "Q6_K",   "Q8_K",    "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S",    "IQ4_NL", "IQ3_S",
-      "IQ2_S",  "IQ4_XS",  "I8",      "I16",    "I32",     "I64",     "F64",   "IQ1_M",    "BF16",     "Q4_0_4_4",
-      "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
+      "F32",      "F16",      "Q4_0",    "Q4_1",  "Q4_2",       "Q4_3",       "Q5_0",       "Q5_1",
+      "Q8_0",     "Q8_1",     "Q2_K",    "Q3_K",  "Q4_K",       "Q5_K",       "Q6_K",       "Q8_K",
+      "IQ2_XXS",  "IQ2_XS",   "IQ3_XXS", "IQ1_S", "IQ4_NL",     "IQ3_S",      "IQ2_S",      "IQ4_XS",
+      "I8",       "I16",      "I32",     "I64",   "F64",        "IQ1_M",      "BF16",       "Q4_0_4_4",
+      "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",   "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
   if (id < std::size(kNames)) return std::string(kNames[id]) + " (id " + std::to_string(id) + ")";
   return "id " + std::to_string(id);
 }
@@ -93,7 +94,7 @@ Result<MetaValue> read_array(Cursor& c, uint64_t count, const std::string& what)
   std::vector<Stored> values(count);
   for (uint64_t i = 0; i < count; ++i) {
     T value{};
-    c.read(value);   // the bytes are there: checked above
+    c.read(value);  // the bytes are there: checked above
     if constexpr (std::is_same_v<T, uint64_t>) {
       if (value > uint64_t(INT64_MAX)) {
         return c.fail(what, ": element ", i, ": found ", value, ", expected at most ", INT64_MAX);
@@ -120,43 +121,70 @@ Result<MetaValue> read_array(Cursor& c, const std::string& what) {
   uint64_t count;
   if (!c.read(type) || !c.read(count)) return c.truncated(what);
   switch (type) {
-    case kU8: return read_array<uint8_t, int64_t>(c, count, what);
-    case kI8: return read_array<int8_t, int64_t>(c, count, what);
-    case kU16: return read_array<uint16_t, int64_t>(c, count, what);
-    case kI16: return read_array<int16_t, int64_t>(c, count, what);
-    case kU32: return read_array<uint32_t, int64_t>(c, count, what);
-    case kI32: return read_array<int32_t, int64_t>(c, count, what);
-    case kU64: return read_array<uint64_t, int64_t>(c, count, what);
-    case kI64: return read_array<int64_t, int64_t>(c, count, what);
-    case kF32: return read_array<float, double>(c, count, what);
-    case kF64: return read_array<double, double>(c, count, what);
-    case kBool: return read_array<uint8_t, bool>(c, count, what);
-    case kString: return read_string_array(c, count, what);
-    case kArray: return c.fail(what, ": found an array of arrays, expected an array of scalars or strings");
-    default: return c.fail(what, ": found element type ", type, ", expected 0 to 12");
+    case kU8:
+      return read_array<uint8_t, int64_t>(c, count, what);
+    case kI8:
+      return read_array<int8_t, int64_t>(c, count, what);
+    case kU16:
+      return read_array<uint16_t, int64_t>(c, count, what);
+    case kI16:
+      return read_array<int16_t, int64_t>(c, count, what);
+    case kU32:
+      return read_array<uint32_t, int64_t>(c, count, what);
+    case kI32:
+      return read_array<int32_t, int64_t>(c, count, what);
+    case kU64:
+      return read_array<uint64_t, int64_t>(c, count, what);
+    case kI64:
+      return read_array<int64_t, int64_t>(c, count, what);
+    case kF32:
+      return read_array<float, double>(c, count, what);
+    case kF64:
+      return read_array<double, double>(c, count, what);
+    case kBool:
+      return read_array<uint8_t, bool>(c, count, what);
+    case kString:
+      return read_string_array(c, count, what);
+    case kArray:
+      return c.fail(what, ": found an array of arrays, expected an array of scalars or strings");
+    default:
+      return c.fail(what, ": found element type ", type, ", expected 0 to 12");
   }
 }
 
 Result<MetaValue> read_value(Cursor& c, uint32_t type, const std::string& what) {
   switch (type) {
-    case kU8: return read_scalar<uint8_t, uint64_t>(c, what);
-    case kI8: return read_scalar<int8_t, int64_t>(c, what);
-    case kU16: return read_scalar<uint16_t, uint64_t>(c, what);
-    case kI16: return read_scalar<int16_t, int64_t>(c, what);
-    case kU32: return read_scalar<uint32_t, uint64_t>(c, what);
-    case kI32: return read_scalar<int32_t, int64_t>(c, what);
-    case kU64: return read_scalar<uint64_t, uint64_t>(c, what);
-    case kI64: return read_scalar<int64_t, int64_t>(c, what);
-    case kF32: return read_scalar<float, double>(c, what);
-    case kF64: return read_scalar<double, double>(c, what);
-    case kBool: return read_scalar<uint8_t, bool>(c, what);
+    case kU8:
+      return read_scalar<uint8_t, uint64_t>(c, what);
+    case kI8:
+      return read_scalar<int8_t, int64_t>(c, what);
+    case kU16:
+      return read_scalar<uint16_t, uint64_t>(c, what);
+    case kI16:
+      return read_scalar<int16_t, int64_t>(c, what);
+    case kU32:
+      return read_scalar<uint32_t, uint64_t>(c, what);
+    case kI32:
+      return read_scalar<int32_t, int64_t>(c, what);
+    case kU64:
+      return read_scalar<uint64_t, uint64_t>(c, what);
+    case kI64:
+      return read_scalar<int64_t, int64_t>(c, what);
+    case kF32:
+      return read_scalar<float, double>(c, what);
+    case kF64:
+      return read_scalar<double, double>(c, what);
+    case kBool:
+      return read_scalar<uint8_t, bool>(c, what);
     case kString: {
       std::string_view value;
       if (!c.read_string(value)) return c.truncated(what);
       return MetaValue(std::string(value));
     }
-    case kArray: return read_array(c, what);
-    default: return c.fail(what, ": found value type ", type, ", expected 0 to 12");
+    case kArray:
+      return read_array(c, what);
+    default:
+      return c.fail(what, ": found value type ", type, ", expected 0 to 12");
   }
 }
 
@@ -236,7 +264,8 @@ Result<TensorInfo> read_tensor(Cursor& c, uint64_t index) {
   return t;
 }
 
-/// Makes the offsets relative to the file and checks that every tensor lies inside it, aligned and apart from the others.
+/// Makes the offsets relative to the file and checks that every tensor lies inside it, aligned and apart from the
+/// others.
 Status place_tensors(std::vector<TensorInfo>& tensors, uint64_t data_start, uint64_t alignment, const Cursor& c,
                      uint64_t file_bytes) {
   for (TensorInfo& t : tensors) {
@@ -266,9 +295,15 @@ Status place_tensors(std::vector<TensorInfo>& tensors, uint64_t data_start, uint
 }
 
 std::string_view kind_name(const MetaValue& v) {
-  static constexpr std::string_view kNames[] = {"an integer",           "an integer",        "a float",
-                                                "a bool",               "a string",          "an array of integers",
-                                                "an array of floats",   "an array of bools", "an array of strings"};
+  static constexpr std::string_view kNames[] = {"an integer",
+                                                "an integer",
+                                                "a float",
+                                                "a bool",
+                                                "a string",
+                                                "an array of integers",
+                                                "an array of floats",
+                                                "an array of bools",
+                                                "an array of strings"};
   return kNames[v.index()];
 }
 
@@ -346,9 +381,15 @@ Result<std::shared_ptr<File>> File::parse(std::span<const uint8_t> bytes, const 
     f->tensors_.push_back(std::move(t));
   }
   const uint64_t data_start = round_up(c.position(), uint64_t(alignment));
-  f->header_bytes_ = std::min<uint64_t>(data_start, bytes.size());   // without tensors there is no padding
+  f->header_bytes_ = std::min<uint64_t>(data_start, bytes.size());  // without tensors there is no padding
   PRISM_CHECK(place_tensors(f->tensors_, data_start, uint64_t(alignment), c, bytes.size()));
   return f;
+}
+
+void File::forget(const uint8_t* p, uint64_t bytes) const {
+  if (!mapping_) return;
+  const uintptr_t page = 4096, begin = (uintptr_t(p) + page - 1) / page * page, end = (uintptr_t(p) + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 File::~File() {
@@ -413,7 +454,8 @@ std::string extract_metadata(const File& f, std::span<const std::string_view> pr
   std::string body;
   uint64_t entries = 0;
   for (const RawEntry& e : f.raw_metadata()) {
-    if (std::none_of(prefixes.begin(), prefixes.end(), [&](auto prefix) { return e.key.starts_with(prefix); })) continue;
+    if (std::none_of(prefixes.begin(), prefixes.end(), [&](auto prefix) { return e.key.starts_with(prefix); }))
+      continue;
     body.append(reinterpret_cast<const char*>(e.bytes.data()), e.bytes.size());
     ++entries;
   }

@@ -10,8 +10,8 @@
 namespace prism::gguf {
 
 struct Symbol {
-  uint32_t begin, length;    ///< bytes of the text; length 0: joined to the symbol before it
-  int32_t previous, next;    ///< positions in the list, -1 at the ends
+  uint32_t begin, length;  ///< bytes of the text; length 0: joined to the symbol before it
+  int32_t previous, next;  ///< positions in the list, -1 at the ends
 };
 
 inline constexpr float kNoMerge = std::numeric_limits<float>::infinity();
@@ -68,7 +68,7 @@ class Merger {
   struct Candidate {
     float cost;
     int32_t left;
-    uint32_t length;   ///< of both symbols when it was found
+    uint32_t length;  ///< of both symbols when it was found
     bool operator<(const Candidate& o) const { return cost > o.cost || (cost == o.cost && left > o.left); }
   };
   std::vector<Symbol> symbols_;

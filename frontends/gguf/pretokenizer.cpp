@@ -14,7 +14,7 @@
 namespace prism::gguf {
 namespace {
 
-constexpr uint32_t kMatchLimit = 100'000'000;   // steps inside one match; a match is at most one word
+constexpr uint32_t kMatchLimit = 100'000'000;  // steps inside one match; a match is at most one word
 
 using Patterns = std::initializer_list<const char*>;
 
@@ -23,8 +23,8 @@ constexpr char kWords[] = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{
 #define SYMBOLS_AND_SPACE R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"
 constexpr char kLlama3[] = CONTRACTIONS R"(|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|)" SYMBOLS_AND_SPACE;
 constexpr char kQwen2[] = CONTRACTIONS R"(|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|)" SYMBOLS_AND_SPACE;
-constexpr char kQwen35[] = CONTRACTIONS
-    R"(|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr char kQwen35[] =
+    CONTRACTIONS R"(|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 #undef CONTRACTIONS
 #undef SYMBOLS_AND_SPACE
 
@@ -36,7 +36,8 @@ struct Family {
 
 const Family kFamilies[] = {
     {{"default", ""}, {R"([\p{P}$+<=>^~|]+)", kWords, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
-    {{"gpt-2", "phi-2", "mpt", "olmo", "jais", "gigachat", "a.x-4.0", "mellum", "exaone4", "trillion", "granite-docling"},
+    {{"gpt-2", "phi-2", "mpt", "olmo", "jais", "gigachat", "a.x-4.0", "mellum", "exaone4", "trillion",
+      "granite-docling"},
      {kWords}},
     {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"},
      {R"(\p{N})", kWords}},
@@ -49,8 +50,8 @@ const Family kFamilies[] = {
     {{"falcon"}, {R"([\p{P}$+<=>^~|`]+)", kWords, "[0-9][0-9][0-9]"}},
 };
 
-/// The regular expressions ask only for a character's class beyond U+07FF, and utf8proc's Unicode is newer than PCRE2's:
-/// each such character is replaced by one of the same class and length.
+/// The regular expressions ask only for a character's class beyond U+07FF, and utf8proc's Unicode is newer than
+/// PCRE2's: each such character is replaced by one of the same class and length.
 std::string collapse(std::string_view text) {
   enum Class { kLetter, kMark, kNumber, kPunctuation, kSymbol, kSeparator, kOther };
   static constexpr std::string_view kThree[] = {"一", "\u0901", "\u2160", "\u2010", "\u2190", "\u2003", "\ue000"};
@@ -70,7 +71,7 @@ std::string collapse(std::string_view text) {
                 : category == 'S' ? kSymbol
                 : category == 'Z' ? kSeparator
                                   : kOther;
-      if (c >= 0x2ebf0 && c <= 0x2ee5d) k = kLetter;   // CJK extension I, Unicode 15.1
+      if (c >= 0x2ebf0 && c <= 0x2ee5d) k = kLetter;  // CJK extension I, Unicode 15.1
       const std::string_view stand_in = (length == 3 ? kThree : kFour)[k];
       std::copy(stand_in.begin(), stand_in.end(), out.begin() + ptrdiff_t(i));
     }
@@ -124,7 +125,7 @@ Result<PreTokenizer> PreTokenizer::create(std::string_view name, const std::stri
     regex.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern), PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP,
                                    &code, &offset, nullptr));
     if (!regex.code) return error(file, ": pre-tokenizer ", quote(name), ": ", pcre_message(code));
-    pcre2_jit_compile(regex.code.get(), PCRE2_JIT_COMPLETE);   // where it cannot, the interpreter gives the same matches
+    pcre2_jit_compile(regex.code.get(), PCRE2_JIT_COMPLETE);  // where it cannot, the interpreter gives the same matches
     result.regexes_.push_back(std::move(regex));
   }
   return result;
@@ -145,14 +146,15 @@ Result<std::vector<std::string_view>> PreTokenizer::split(std::string_view text)
       const auto* piece = reinterpret_cast<PCRE2_SPTR>(subject.data()) + begin;
       const size_t length = end - begin;
       for (size_t at = 0; at < length;) {
-        const int code = pcre2_match(regex.code.get(), piece, length, at, PCRE2_NO_UTF_CHECK, data.get(), context.get());
+        const int code =
+            pcre2_match(regex.code.get(), piece, length, at, PCRE2_NO_UTF_CHECK, data.get(), context.get());
         if (code == PCRE2_ERROR_NOMATCH) {
           cut.push_back(end);
           break;
         }
         if (code < 0) return error(file_, ": pre-tokenizer: ", pcre_message(code));
         const PCRE2_SIZE* match = pcre2_get_ovector_pointer(data.get());
-        if (match[0] > at) cut.push_back(begin + match[0]);   // what no pattern matches is a word of its own
+        if (match[0] > at) cut.push_back(begin + match[0]);  // what no pattern matches is a word of its own
         cut.push_back(begin + match[1]);
         at = match[1];
       }

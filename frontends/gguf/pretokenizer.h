@@ -21,13 +21,13 @@ class PreTokenizer {
   /// The words of `text` (valid UTF-8), in order and without gaps.
   Result<std::vector<std::string_view>> split(std::string_view text) const;
 
-  bool ignore_merges() const { return ignore_merges_; }   ///< a word that is a token is taken as it is
-  bool add_bos() const { return add_bos_; }               ///< where the file does not say
+  bool ignore_merges() const { return ignore_merges_; }  ///< a word that is a token is taken as it is
+  bool add_bos() const { return add_bos_; }              ///< where the file does not say
 
  private:
   struct Regex;
   PreTokenizer();
-  std::vector<Regex> regexes_;   ///< each cuts what the one before it left
+  std::vector<Regex> regexes_;  ///< each cuts what the one before it left
   bool ignore_merges_ = false, add_bos_ = false;
   std::string file_;
 };

@@ -37,10 +37,10 @@ class SpmTokenizer final : public VocabTokenizer {
   }
 
  protected:
-  Status encode_text(std::string_view text, bool at_start, std::vector<int32_t>& ids) const override {
+  Status encode_text(std::string_view text, std::vector<int32_t>& ids) const override {
     std::string escaped;
     escaped.reserve(text.size() + text.size() / 2);
-    if (strip_leading_space_ && at_start) escaped += kSpace;
+    if (strip_leading_space_) escaped += kSpace;
     for (char c : text) {
       if (c == ' ') {
         escaped += kSpace;
@@ -97,7 +97,8 @@ Result<std::vector<float>> load_scores(const File& f, size_t size) {
   }
   for (size_t i = 0; i < size; ++i) {
     if (!std::isfinite((*values)[i])) {
-      return error(f.name(), ": key ", quote(kScores), ": element ", i, ": found ", (*values)[i], ", expected a finite number");
+      return error(f.name(), ": key ", quote(kScores), ": element ", i, ": found ", (*values)[i],
+                   ", expected a finite number");
     }
     scores[i] = float((*values)[i]);
   }

@@ -13,7 +13,8 @@ TextIndex::TextIndex(std::span<const std::string_view> texts)
     const std::string_view text = texts[position];
     const uint32_t hash = uint32_t(std::hash<std::string_view>{}(text));
     size_t i = hash & mask;
-    while (slots_[i].position >= 0 && !(slots_[i].hash == hash && texts_[slots_[i].position] == text)) i = (i + 1) & mask;
+    while (slots_[i].position >= 0 && !(slots_[i].hash == hash && texts_[slots_[i].position] == text))
+      i = (i + 1) & mask;
     if (slots_[i].position < 0) slots_[i] = {hash, int32_t(position)};
   }
 }

@@ -20,10 +20,10 @@ class TextIndex {
  private:
   struct Slot {
     uint32_t hash;
-    int32_t position;   ///< -1: free
+    int32_t position;  ///< -1: free
   };
   std::span<const std::string_view> texts_;
-  std::vector<Slot> slots_;   ///< a power of two, at most half full
+  std::vector<Slot> slots_;  ///< a power of two, at most half full
 };
 
 }  // namespace prism::gguf

@@ -69,14 +69,12 @@ Result<std::vector<int32_t>> VocabTokenizer::encode(std::string_view text, bool 
     i += front.length;
   }
   std::vector<int32_t> ids;
-  bool at_start = true;
   for (const Fragment& fragment : vocab_.partition(text, parse_special)) {
     if (fragment.token >= 0) {
       ids.push_back(fragment.token);
     } else {
-      PRISM_CHECK(encode_text(fragment.text, at_start, ids));
+      PRISM_CHECK(encode_text(fragment.text, ids));
     }
-    at_start = fragment.token >= 0;
   }
   return ids;
 }

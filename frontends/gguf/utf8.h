@@ -8,7 +8,7 @@ namespace prism::gguf {
 
 struct Utf8Front {
   enum State { kValid, kInvalid, kIncomplete } state;
-  size_t length;   ///< bytes of the character, or of the longest beginning of one
+  size_t length;  ///< bytes of the character, or of the longest beginning of one
 };
 
 /// What stands at the front of `s`, which is not empty.

@@ -13,11 +13,28 @@ constexpr std::string_view kTokenTypes = "tokenizer.ggml.token_type";
 constexpr size_t kMaxTokens = INT32_MAX / 4;
 
 // Texts that end a generation wherever they are in a vocabulary; files often do not say so.
-constexpr std::string_view kEndTexts[] = {
-    "<|eot_id|>", "<|im_end|>",      "<|end|>", "<|return|>",       "<|call|>",           "<|flush|>",
-    "<|calls|>",  "<end_of_turn>",   "</s>",    "<|endoftext|>",    "<|eom_id|>",         "<EOT>",
-    "_<EOT>",     "[EOT]",           "[EOS]",   "<|end_of_text|>",  "<end_of_utterance>", "<eos>",
-    "<turn|>",    "<|tool_response>", "[e~[",   "<｜end▁of▁sentence｜>"};
+constexpr std::string_view kEndTexts[] = {"<|eot_id|>",
+                                          "<|im_end|>",
+                                          "<|end|>",
+                                          "<|return|>",
+                                          "<|call|>",
+                                          "<|flush|>",
+                                          "<|calls|>",
+                                          "<end_of_turn>",
+                                          "</s>",
+                                          "<|endoftext|>",
+                                          "<|eom_id|>",
+                                          "<EOT>",
+                                          "_<EOT>",
+                                          "[EOT]",
+                                          "[EOS]",
+                                          "<|end_of_text|>",
+                                          "<end_of_utterance>",
+                                          "<eos>",
+                                          "<turn|>",
+                                          "<|tool_response>",
+                                          "[e~[",
+                                          "<｜end▁of▁sentence｜>"};
 
 /// Fill-in-the-middle tokens: control tokens, and some of them end a generation.
 struct FillRole {
@@ -26,12 +43,18 @@ struct FillRole {
   std::vector<std::string_view> texts;
 };
 const FillRole kFillRoles[] = {
-    {"tokenizer.ggml.fim_pre_token_id", false,
-     {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>"}},
-    {"tokenizer.ggml.fim_suf_token_id", false,
-     {"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>"}},
-    {"tokenizer.ggml.fim_mid_token_id", false,
-     {"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>"}},
+    {"tokenizer.ggml.fim_pre_token_id",
+     false,
+     {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+      "<|prefix|>"}},
+    {"tokenizer.ggml.fim_suf_token_id",
+     false,
+     {"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>",
+      "<|suffix|>"}},
+    {"tokenizer.ggml.fim_mid_token_id",
+     false,
+     {"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>",
+      "<|middle|>"}},
     {"tokenizer.ggml.fim_pad_token_id", true, {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"}},
     {"tokenizer.ggml.fim_rep_token_id", true, {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"}},
     {"tokenizer.ggml.fim_sep_token_id", true, {"<|file_sep|>"}},
@@ -39,13 +62,20 @@ const FillRole kFillRoles[] = {
 
 uint8_t kind_of(int64_t token_type) {
   switch (token_type) {
-    case 1: return Vocab::kNormal;
-    case 2: return Vocab::kUnknown;
-    case 3: return Vocab::kControl;
-    case 4: return Vocab::kUserDefined;
-    case 5: return Vocab::kUnused;
-    case 6: return Vocab::kByte;
-    default: return 0;
+    case 1:
+      return Vocab::kNormal;
+    case 2:
+      return Vocab::kUnknown;
+    case 3:
+      return Vocab::kControl;
+    case 4:
+      return Vocab::kUserDefined;
+    case 5:
+      return Vocab::kUnused;
+    case 6:
+      return Vocab::kByte;
+    default:
+      return 0;
   }
 }
 
@@ -102,7 +132,8 @@ Status Vocab::load_kinds(const File& f) {
   const MetaValue* v = f.find(kTokenTypes);
   if (!v) return ok();
   const auto* types = std::get_if<std::vector<int64_t>>(v);
-  if (!types) return error(f.name(), ": key ", quote(kTokenTypes), ": found another kind, expected an array of integers");
+  if (!types)
+    return error(f.name(), ": key ", quote(kTokenTypes), ": found another kind, expected an array of integers");
   if (types->size() < size()) {
     return error(f.name(), ": key ", quote(kTokenTypes), ": found ", types->size(), " elements, expected ", size());
   }
@@ -111,7 +142,8 @@ Status Vocab::load_kinds(const File& f) {
 }
 
 Status Vocab::find_ends(const File& f) {
-  for (std::string_view key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+  for (std::string_view key :
+       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
     PRISM_TRY(const int32_t id, token_id(f, key, size(), -1));
     if (id >= 0) ends_.push_back(id);
   }
@@ -160,8 +192,8 @@ std::vector<Fragment> Vocab::partition(std::string_view text, bool parse_special
     for (const Fragment& fragment : fragments) {
       std::string_view rest = fragment.text;
       for (size_t i = 0; fragment.token < 0 && i + special.length <= rest.size();) {
-        const int32_t id = special.first_bytes[static_cast<unsigned char>(rest[i])]
-                               ? find(rest.substr(i, special.length)) : -1;
+        const int32_t id =
+            special.first_bytes[static_cast<unsigned char>(rest[i])] ? find(rest.substr(i, special.length)) : -1;
         if (id < 0 || !is(id, wanted) || is(id, unwanted)) {
           ++i;
           continue;

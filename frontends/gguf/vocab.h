@@ -45,9 +45,9 @@ class Vocab {
   size_t size() const { return texts_.size(); }
   std::string_view text(int32_t id) const { return texts_[size_t(id)]; }
   bool is(int32_t id, int kinds) const { return (kinds_[size_t(id)] & kinds) != 0; }
-  int32_t find(std::string_view text) const { return index_.find(text); }   ///< -1 if it is no token
-  size_t longest() const { return longest_; }                               ///< bytes
-  const std::vector<int32_t>& ends() const { return ends_; }                ///< tokens that end a generation
+  int32_t find(std::string_view text) const { return index_.find(text); }  ///< -1 if it is no token
+  size_t longest() const { return longest_; }                              ///< bytes
+  const std::vector<int32_t>& ends() const { return ends_; }               ///< tokens that end a generation
 
   /// Cuts out the special tokens, the longest first; only user-defined ones unless `parse_special`.
   std::vector<Fragment> partition(std::string_view text, bool parse_special) const;
@@ -67,8 +67,8 @@ class Vocab {
     size_t length;
     std::bitset<256> first_bytes;
   };
-  std::vector<SpecialLength> specials_;   ///< the longest first
-  std::vector<bool> strips_right_;        ///< white space after the token belongs to it; empty if no token does that
+  std::vector<SpecialLength> specials_;  ///< the longest first
+  std::vector<bool> strips_right_;       ///< white space after the token belongs to it; empty if no token does that
 };
 
 /// The value of a token-id key, or `fallback` if the key is missing or names no token.

@@ -20,13 +20,13 @@ class VocabTokenizer : public Tokenizer {
   VocabTokenizer(Vocab vocab, std::string file) : vocab_(std::move(vocab)), file_(std::move(file)) {}
   Status load_ids(const File& f, const Defaults& defaults);
 
-  /// Appends the ids of valid UTF-8. `at_start`: nothing or a special token stands before it.
-  virtual Status encode_text(std::string_view text, bool at_start, std::vector<int32_t>& ids) const = 0;
+  /// Appends the ids of valid UTF-8 between special tokens.
+  virtual Status encode_text(std::string_view text, std::vector<int32_t>& ids) const = 0;
   /// The bytes that a normal token's text stands for.
   virtual std::string text_bytes(std::string_view token) const = 0;
 
   const Vocab vocab_;
-  const std::string file_;   ///< for messages
+  const std::string file_;  ///< for messages
 };
 
 Result<std::unique_ptr<Tokenizer>> create_bpe(const File& f, Vocab vocab);

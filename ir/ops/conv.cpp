@@ -84,8 +84,9 @@ Status eval_MaxPool2d(EvalContext& c) {
   const int64_t height = c.in[0]->shape[2], width = c.in[0]->shape[3];
   return pool(c, [&](const float* plane, const Window& window, int64_t y, int64_t x) {
     float max = -std::numeric_limits<float>::infinity();
-    window.each(y, x, height, width,
-                [&](int64_t, int64_t, int64_t row, int64_t column) { max = std::max(max, plane[row * width + column]); });
+    window.each(y, x, height, width, [&](int64_t, int64_t, int64_t row, int64_t column) {
+      max = std::max(max, plane[row * width + column]);
+    });
     return max;
   });
 }

@@ -53,7 +53,8 @@ const std::map<std::string, double (*)(double), std::less<>> kActivations = {
     {"tanh", [](double x) { return std::tanh(x); }},
     {"sigmoid", sigmoid},
     {"gelu", [](double x) { return 0.5 * x * (1 + std::erf(x * M_SQRT1_2)); }},
-    {"gelu_tanh", [](double x) { return 0.5 * x * (1 + std::tanh(M_SQRT1_2 * M_2_SQRTPI * (x + 0.044715 * x * x * x))); }},
+    {"gelu_tanh",
+     [](double x) { return 0.5 * x * (1 + std::tanh(M_SQRT1_2 * M_2_SQRTPI * (x + 0.044715 * x * x * x))); }},
     {"gelu_quick", [](double x) { return x * sigmoid(1.702 * x); }},
 };
 

@@ -37,7 +37,8 @@ struct InferContext {
 
 using InferFn = Result<Types> (*)(InferContext&);
 
-#define OP(id, Name, mnemonic, signature, attrs, traits, from, to, tolerance) Result<Types> infer_##Name(InferContext& c);
+#define OP(id, Name, mnemonic, signature, attrs, traits, from, to, tolerance) \
+  Result<Types> infer_##Name(InferContext& c);
 #include "ir/ops.def"
 
 }  // namespace prism::ir

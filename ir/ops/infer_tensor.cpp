@@ -118,14 +118,16 @@ Result<Types> infer_Matmul(InferContext& c) {
   const size_t batch = expected.size();
   if (b.rank() == batch + 2) {
     const Dim n = b.dim(transposed ? -2 : -1);
-    expected.append(transposed ? std::initializer_list<Dim>{n, c.axis("k")} : std::initializer_list<Dim>{c.axis("k"), n});
+    expected.append(transposed ? std::initializer_list<Dim>{n, c.axis("k")}
+                               : std::initializer_list<Dim>{c.axis("k"), n});
     if (b.shape == expected) {
       Shape shape = *c.axes.star;
       shape.append({c.axis("m"), n});
       return Types{Type::tensor(promote(a.dtype, b.dtype), shape)};
     }
   }
-  return c.fail("operands are ", a.str(), " and ", b.str(), ", expected [*,m,k] and ", transposed ? "[*,n,k]" : "[*,k,n]");
+  return c.fail("operands are ", a.str(), " and ", b.str(), ", expected [*,m,k] and ",
+                transposed ? "[*,n,k]" : "[*,k,n]");
 }
 
 Result<Types> infer_Glu(InferContext& c) {
@@ -214,7 +216,8 @@ Result<Types> infer_Concat(InferContext& c) {
     const Type& x = c.type(i);
     Type expected = t;
     if (x.rank() == t.rank()) expected.shape[axis] = x.shape[axis];
-    if (!(x == expected)) return c.fail("operand ", i, " is ", x.str(), ", expected ", expected.str(), " but for axis ", axis);
+    if (!(x == expected))
+      return c.fail("operand ", i, " is ", x.str(), ", expected ", expected.str(), " but for axis ", axis);
     t.shape[axis] = t.shape[axis] + x.shape[axis];
   }
   return Types{t};

@@ -36,7 +36,8 @@ namespace {
 Result<Types> attention(InferContext& c) {
   const auto heads = c.axis("n").constant(), kv_heads = c.axis("h").constant();
   if (!heads || !kv_heads || *kv_heads <= 0 || *heads % *kv_heads != 0)
-    return c.fail("q is ", c.type(0).str(), " and kv is ", c.type(1).str(), ", expected heads to be a multiple of kv heads");
+    return c.fail("q is ", c.type(0).str(), " and kv is ", c.type(1).str(),
+                  ", expected heads to be a multiple of kv heads");
   if (less_equal(c.axis("s"), c.axis("p"), c.module.ranges()) == Answer::No)
     return c.fail("q has ", c.axis("s").str(), " rows, expected at most the cache's ", c.axis("p").str());
   if (c.integer("window") < 0) return c.fail("window is ", c.integer("window"), ", expected at least 0");

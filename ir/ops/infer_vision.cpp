@@ -46,13 +46,15 @@ Result<Types> infer_Conv2d(InferContext& c) {
   Window w;
   for (int i = 2; i < 4; ++i) {
     w.kernel.push_back(k.dim(i).constant().value_or(0));
-    if (w.kernel.back() <= 0 || w.kernel.back() > INT32_MAX) return c.fail("k is ", k.str(), ", expected a fixed window");
+    if (w.kernel.back() <= 0 || w.kernel.back() > INT32_MAX)
+      return c.fail("k is ", k.str(), ", expected a fixed window");
   }
   PRISM_TRY(w.stride, c.integers("stride", 2, 1));
   PRISM_TRY(w.padding, c.integers("padding", 4, 0));
   PRISM_TRY(w.dilation, c.integers("dilation", 2, 1));
   const int64_t groups = c.integer("groups");
-  if (groups < 1 || !(c.axis("c") == c.axis("i") * groups) || divides(groups, c.axis("o"), c.module.ranges()) != Answer::Yes)
+  if (groups < 1 || !(c.axis("c") == c.axis("i") * groups) ||
+      divides(groups, c.axis("o"), c.module.ranges()) != Answer::Yes)
     return c.fail("x is ", c.type(0).str(), " and k is ", k.str(), ", expected channels of ", groups, " groups");
   PRISM_TRY(Shape shape, slide(c, w));
   shape[1] = c.axis("o");

@@ -90,9 +90,16 @@ class Runner {
   std::map<std::string, ir::Tensor> inputs_;
 };
 
-class TinyModel : public testing::TestWithParam<const char*> {
+/// The recorded logits' own error: llama.cpp rounds gelu through a table of f16. Closer than the 1e-6 asked for,
+/// because gemma3 without its sliding window is only 2e-7 away.
+struct Tiny {
+  const char* architecture;
+  double limit;
+};
+
+class TinyModel : public testing::TestWithParam<Tiny> {
  protected:
-  std::string name = std::string(GetParam()) + "-dense";
+  std::string name = std::string(GetParam().architecture) + "-dense";
   std::vector<int64_t> ids = reference()["tiny"]["ids"];
   std::unique_ptr<ir::Module> module = load(shared(name + ".gguf"));
 };
@@ -102,7 +109,7 @@ TEST_P(TinyModel, LogitsEqualTheRecordedOnes) {
   const auto expected = read_floats(shared(name + ".logits.f32"));
   const auto found = Runner(*module).feed(ids, int64_t(ids.size()));
   ASSERT_EQ(found.size(), expected.size());
-  EXPECT_LE(nmse(found.data(), expected.data(), found.size()), 1e-6);
+  EXPECT_LE(nmse(found.data(), expected.data(), found.size()), GetParam().limit);
 }
 
 TEST_P(TinyModel, GreedyContinuationEqualsTheRecordedOne) {
@@ -138,13 +145,16 @@ TEST_P(TinyModel, HasTheFactsAndArgumentsOfTheContract) {
   EXPECT_EQ(g->args[2]->name, "kv1");
   EXPECT_EQ(g->returns[0]->type.str(), "f32[?out,128]");
   EXPECT_EQ(g->returns[2]->type.str(), "kv<f32>[?past+?seq,2,128]");
-  const std::vector<std::pair<std::string, ir::Attr>> facts = {
-      {"architecture", std::string(GetParam())}, {"context_length", int64_t{256}}, {"vocab_size", int64_t{128}}};
+  const std::vector<std::pair<std::string, ir::Attr>> facts = {{"architecture", std::string(GetParam().architecture)},
+                                                               {"context_length", int64_t{256}},
+                                                               {"vocab_size", int64_t{128}}};
   EXPECT_EQ(module->attrs, facts);
 }
 
-INSTANTIATE_TEST_SUITE_P(Architectures, TinyModel, testing::Values("llama", "qwen2", "gemma3", "gpt2"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Architectures, TinyModel,
+                         testing::Values(Tiny{"llama", 1e-10}, Tiny{"qwen2", 1e-10}, Tiny{"gemma3", 5e-9},
+                                         Tiny{"gpt2", 1e-6}),
+                         [](const auto& info) { return std::string(info.param.architecture); });
 
 TEST(SmolLM2, LogitsAndGreedyEqualTheRecordedOnes) {
   const auto& expected = reference()["models"]["smollm2"];
@@ -171,6 +181,24 @@ class BrokenModel : public testing::Test {
  protected:
   std::string bytes = read_file(shared("llama-dense.gguf"));
 
+  Result<std::unique_ptr<ir::Module>> build() const {
+    PRISM_TRY(auto file, File::parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny.gguf"));
+    return build_module(file);
+  }
+  std::string message() const {
+    auto module = build();
+    return module ? "no error" : module.message();
+  }
+  /// The values of an attribute on all operations of one kind, in order.
+  template <class T>
+  std::vector<T> attrs(ir::Op kind, const char* name) const {
+    auto module = build();
+    if (!module) return ADD_FAILURE() << module.message(), std::vector<T>();
+    std::vector<T> values;
+    for (const ir::Operation& op : (*module)->graph("forward")->ops)
+      if (op.op == kind) values.push_back(op.attr<T>(name));
+    return values;
+  }
   /// Where the value of `key` begins, or the dims of the tensor of that name.
   size_t after(const std::string& name) const {
     const uint64_t size = name.size();
@@ -181,6 +209,7 @@ class BrokenModel : public testing::Test {
   }
   template <class T>
   void put(size_t at, T value) {
+    ASSERT_LE(at, bytes.size() - sizeof(T));
     std::memcpy(bytes.data() + at, &value, sizeof(T));
   }
   void rename(const std::string& from, const std::string& to) {
@@ -188,12 +217,6 @@ class BrokenModel : public testing::Test {
     const size_t at = bytes.find(from);
     ASSERT_NE(at, std::string::npos) << from;
     bytes.replace(at, from.size(), to);
-  }
-  std::string message() const {
-    auto file = File::parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny.gguf");
-    if (!file) return file.message();
-    auto module = build_module(*file);
-    return module ? "no error" : module.message();
   }
 };
 
@@ -257,19 +280,32 @@ TEST_F(BrokenModel, UnsupportedRopeScaling) {
   EXPECT_EQ(message(), "tiny.gguf: llama.rope.scaling.type is 'yarn  ', expected none or linear");
 }
 
-TEST_F(BrokenModel, LinearRopeScalingReachesTheGraph) {
+TEST_F(BrokenModel, BiasThatGpt2Needs) {
+  bytes = read_file(shared("gpt2-dense.gguf"));
+  rename("blk.1.ffn_up.bias", "blk.1.ffn_up.bais");
+  EXPECT_EQ(message(), "tiny.gguf: tensor 'blk.1.ffn_up.bias' is missing, expected shape [384]");
+}
+
+/// The same, with changes that are allowed.
+using ChangedModel = BrokenModel;
+
+TEST_F(ChangedModel, LinearRopeScalingReachesTheGraph) {
   put<float>(after("llama.rope.scaling.factor"), 4.0f);
-  auto file = File::parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny.gguf");
-  ASSERT_TRUE(file);
-  auto module = build_module(*file);
-  ASSERT_TRUE(module) << module.message();
-  int ropes = 0;
-  for (const ir::Operation& op : (*module)->graph("forward")->ops) {
-    if (op.op != ir::Op::Rope) continue;
-    ++ropes;
-    EXPECT_EQ(op.attr<double>("scale"), 0.25);
-  }
-  EXPECT_EQ(ropes, 4);
+  EXPECT_EQ(attrs<double>(ir::Op::Rope, "scale"), (std::vector<double>{0.25, 0.25, 0.25, 0.25}));
+}
+
+TEST_F(ChangedModel, SlidingWindows) {
+  bytes = read_file(shared("gemma3-dense.gguf"));
+  const std::string pattern = "gemma3.attention.sliding_window_pattern";
+  put<float>(after("gemma3.rope.freq_base"), 5e5f);
+  using Ints = std::vector<int64_t>;
+  const auto windows = [&] { return attrs<int64_t>(ir::Op::Attention, "window"); };
+  EXPECT_EQ(windows(), (Ints{32, 0}));
+  EXPECT_EQ(attrs<double>(ir::Op::Rope, "base"), (std::vector<double>{1e4, 1e4, 5e5, 5e5}));
+  rename(pattern, "gemma3.attention.sliding_window_unknown");  // five of six layers slide
+  EXPECT_EQ(windows(), (Ints{32, 32}));
+  put<uint32_t>(after("gemma3.attention.sliding_window"), 0);
+  EXPECT_EQ(windows(), (Ints{0, 0}));
 }
 
 }  // namespace

@@ -22,12 +22,32 @@ const Dim::Ranges ranges = [](std::string_view s) {
 };
 
 TEST(Dim, PrintsCanonically) {
-  const std::pair<const char*, const char*> cases[] = {
-      {"64", "64"}, {"?seq + ?past", "?past+?seq"}, {"?n*2+1", "2*?n+1"}, {"(?h+1)/2", "(?h+1)/2"}, {"?n%4", "?n%4"},
-      {"?n/4", "?n/4"}, {"?n-?n", "0"}, {"-?b+?a", "?a-?b"}, {"-?a", "-?a"}, {"2*(?h/3)", "2*(?h/3)"}, {"2*?h/3", "(2*?h)/3"},
-      {"(2*?h+3)/2", "?h+1"}, {"(?h/2)/3", "?h/6"}, {"(8*?h+5)%4", "1"}, {"(?h%4)%4", "?h%4"}, {"?b*?a", "?a*?b"},
-      {"(?h+1)*2*?w", "2*(?h+1)*?w"}, {"(2*?h+2)*?w", "2*(?h+1)*?w"}, {"(1-?a)*?b", "-(?a-1)*?b"}, {"(?a*?b)/2", "(?a*?b)/2"},
-      {"?x/1", "?x"}, {"7/2", "3"}, {"(0-7)/2", "-4"}, {"(0-7)%4", "1"}, {"?a*0", "0"}, {"(?a/2)*?b", "(?a/2)*?b"}};
+  const std::pair<const char*, const char*> cases[] = {{"64", "64"},
+                                                       {"?seq + ?past", "?past+?seq"},
+                                                       {"?n*2+1", "2*?n+1"},
+                                                       {"(?h+1)/2", "(?h+1)/2"},
+                                                       {"?n%4", "?n%4"},
+                                                       {"?n/4", "?n/4"},
+                                                       {"?n-?n", "0"},
+                                                       {"-?b+?a", "?a-?b"},
+                                                       {"-?a", "-?a"},
+                                                       {"2*(?h/3)", "2*(?h/3)"},
+                                                       {"2*?h/3", "(2*?h)/3"},
+                                                       {"(2*?h+3)/2", "?h+1"},
+                                                       {"(?h/2)/3", "?h/6"},
+                                                       {"(8*?h+5)%4", "1"},
+                                                       {"(?h%4)%4", "?h%4"},
+                                                       {"?b*?a", "?a*?b"},
+                                                       {"(?h+1)*2*?w", "2*(?h+1)*?w"},
+                                                       {"(2*?h+2)*?w", "2*(?h+1)*?w"},
+                                                       {"(1-?a)*?b", "-(?a-1)*?b"},
+                                                       {"(?a*?b)/2", "(?a*?b)/2"},
+                                                       {"?x/1", "?x"},
+                                                       {"7/2", "3"},
+                                                       {"(0-7)/2", "-4"},
+                                                       {"(0-7)%4", "1"},
+                                                       {"?a*0", "0"},
+                                                       {"(?a/2)*?b", "(?a/2)*?b"}};
   for (auto [in, out] : cases) {
     EXPECT_EQ(dim(in).str(), out) << in;
     EXPECT_EQ(dim(out), dim(in)) << in;
@@ -35,12 +55,27 @@ TEST(Dim, PrintsCanonically) {
 }
 
 TEST(Dim, RejectsMalformedText) {
-  const char* cases[] = {"", "?", "?1", "1+", "(1", "1)", "?a/0", "?a/?b", "?a%-1", "99999999999999999999", "a", "?a b", "1 2",
-                         "9223372036854775807+1", "4611686018427387904*2*?n"};
+  const char* cases[] = {"",
+                         "?",
+                         "?1",
+                         "1+",
+                         "(1",
+                         "1)",
+                         "?a/0",
+                         "?a/?b",
+                         "?a%-1",
+                         "99999999999999999999",
+                         "a",
+                         "?a b",
+                         "1 2",
+                         "9223372036854775807+1",
+                         "4611686018427387904*2*?n"};
   for (const char* text : cases) {
     auto d = Dim::parse(text);
     EXPECT_FALSE(d) << text << " gave " << d->str();
-    if (!d) EXPECT_EQ(d.message().find('\n'), std::string::npos);
+    if (!d) {
+      EXPECT_EQ(d.message().find('\n'), std::string::npos);
+    }
   }
   EXPECT_FALSE(Dim::parse(std::string(100'000, '(')));
   EXPECT_FALSE(Dim::parse(std::string(3000, '(') + "1" + std::string(3000, ')')));
@@ -145,7 +180,8 @@ TEST(Dim, PostfixIsARuntimeProgram) {
   EXPECT_EQ(dim("12").postfix(index), (std::vector<int64_t>{Code::Const, 12}));
   EXPECT_EQ(dim("?a").postfix(index), (std::vector<int64_t>{Code::Dim, 5}));
   EXPECT_EQ(dim("2*?a+?b+1").postfix(index),
-            (std::vector<int64_t>{Code::Dim, 5, Code::Const, 2, Code::Mul, 0, Code::Dim, 6, Code::Add, 0, Code::Const, 1, Code::Add, 0}));
+            (std::vector<int64_t>{Code::Dim, 5, Code::Const, 2, Code::Mul, 0, Code::Dim, 6, Code::Add, 0, Code::Const,
+                                  1, Code::Add, 0}));
   EXPECT_EQ(dim("(?a+1)/2").postfix(index),
             (std::vector<int64_t>{Code::Dim, 5, Code::Const, 1, Code::Add, 0, Code::Const, 2, Code::FloorDiv, 0}));
   EXPECT_EQ(dim("(?a%3)*?b").postfix(index),

@@ -29,13 +29,16 @@ TEST(Expr, LeavesAndOperators) {
   EXPECT_EQ(binary(Expr::Min, -2, 3), -2);
   EXPECT_EQ(binary(Expr::Max, -2, 3), 3);
   // (7 + 9) * 2 - 1, in postfix
-  EXPECT_EQ(*evaluate({Expr::Dim, 0, Expr::Const, 9, Expr::Add, 0, Expr::Const, 2, Expr::Mul, 0, Expr::Const, -1, Expr::Add, 0}), 31);
+  const Code nested = {Expr::Dim, 0, Expr::Const, 9, Expr::Add, 0, Expr::Const, 2, Expr::Mul, 0, Expr::Const, -1,
+                       Expr::Add, 0};
+  EXPECT_EQ(*evaluate(nested), 31);
 }
 
 TEST(Expr, DivisionRoundsTowardsTheNamedSide) {
   for (int64_t a = -12; a <= 12; ++a) {
     for (int64_t b = 1; b <= 5; ++b) {
-      const int64_t down = binary(Expr::FloorDiv, a, b), up = binary(Expr::CeilDiv, a, b), rest = binary(Expr::Mod, a, b);
+      const int64_t down = binary(Expr::FloorDiv, a, b), up = binary(Expr::CeilDiv, a, b);
+      const int64_t rest = binary(Expr::Mod, a, b);
       EXPECT_LE(down * b, a);
       EXPECT_GT((down + 1) * b, a);
       EXPECT_GE(up * b, a);

@@ -1,6 +1,7 @@
 #include "frontends/gguf/gguf.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -28,7 +29,9 @@ GgufWriter everything() {
   w.key("u8", 0, uint8_t(200)).key("i8", 1, int8_t(-3)).key("u16", 2, uint16_t(60000)).key("i16", 3, int16_t(-300));
   w.u32("u32", 4000000000u).key("i32", 5, int32_t(-70000)).f32("f32", 0.5f).boolean("yes", true).boolean("no", false);
   w.string("text", "hello").key("u64", 10, uint64_t(1) << 63).key("i64", 11, int64_t(-1) << 40).key("f64", 12, 0.1);
-  w.array<uint8_t>("bytes", 0, {1, 255}).array<int32_t>("ints", 5, {-1, 2, 3}).array<float>("floats", 6, {0.25f, -2.0f});
+  w.array<uint8_t>("bytes", 0, {1, 255})
+      .array<int32_t>("ints", 5, {-1, 2, 3})
+      .array<float>("floats", 6, {0.25f, -2.0f});
   w.array<uint8_t>("flags", 7, {1, 0, 1}).strings("words", {"a", "", "long word"});
   w.tensor("q", {64, 2}, 2, 0).tensor("f", {3}, 0, 96).data(96 + 12);
   return w;
@@ -56,7 +59,8 @@ TEST(Gguf, ReadsEveryKindOfValue) {
   EXPECT_EQ(std::get<std::vector<int64_t>>(*f.find("ints")), (std::vector<int64_t>{-1, 2, 3}));
   EXPECT_EQ(std::get<std::vector<double>>(*f.find("floats")), (std::vector<double>{0.25, -2}));
   EXPECT_EQ(std::get<std::vector<bool>>(*f.find("flags")), (std::vector<bool>{true, false, true}));
-  EXPECT_EQ(std::get<std::vector<std::string_view>>(*f.find("words")), (std::vector<std::string_view>{"a", "", "long word"}));
+  EXPECT_EQ(std::get<std::vector<std::string_view>>(*f.find("words")),
+            (std::vector<std::string_view>{"a", "", "long word"}));
 }
 
 TEST(Gguf, ReadsTensors) {
@@ -67,7 +71,7 @@ TEST(Gguf, ReadsTensors) {
   ASSERT_EQ(f.tensors().size(), 2u);
   const TensorInfo* q = f.tensor("q");
   ASSERT_NE(q, nullptr);
-  EXPECT_EQ(q->shape, (std::vector<int64_t>{2, 64}));   // outermost first
+  EXPECT_EQ(q->shape, (std::vector<int64_t>{2, 64}));  // outermost first
   EXPECT_EQ(q->dtype, ir::DType::Q4_0);
   EXPECT_EQ(q->bytes, 2u * 2 * 18);
   EXPECT_EQ(q->offset, f.header_bytes());
@@ -117,7 +121,8 @@ TEST(Gguf, RefusesBadMetadata) {
   EXPECT_ERROR(GgufWriter().key("a", 13, 0), "key 'a': found value type 13, expected 0 to 12");
   EXPECT_ERROR(GgufWriter().array<uint64_t>("a", 9, {4, 0}), "key 'a': found an array of arrays");
   EXPECT_ERROR(GgufWriter().array<uint64_t>("a", 14, {4, 0}), "key 'a': found element type 14, expected 0 to 12");
-  EXPECT_ERROR(GgufWriter().array<uint64_t>("a", 10, {1, uint64_t(1) << 63}), "key 'a': element 1: found 9223372036854775808");
+  EXPECT_ERROR(GgufWriter().array<uint64_t>("a", 10, {1, uint64_t(1) << 63}),
+               "key 'a': element 1: found 9223372036854775808");
   EXPECT_ERROR(GgufWriter().key("split.count", 2, uint16_t(3)), "found one of 3 parts of a split model");
   EXPECT_ERROR(GgufWriter().u32("general.alignment", 0), "key 'general.alignment': found 0, expected a power of two");
   EXPECT_ERROR(GgufWriter().u32("general.alignment", 48), "found 48, expected a power of two");
@@ -134,7 +139,8 @@ TEST(Gguf, RefusesBadTensors) {
   EXPECT_ERROR(one({1, 1, 1, 1, 1}, 0, 0), "tensor 'w': found 5 dims, expected 1 to 4");
   EXPECT_ERROR(one({4, 0}, 0, 0), "tensor 'w': dim 1: found 0, expected 1 to 9223372036854775807");
   EXPECT_ERROR(one({uint64_t(1) << 63}, 0, 0), "tensor 'w': dim 0: found 9223372036854775808");
-  EXPECT_ERROR(one({uint64_t(1) << 32, uint64_t(1) << 32}, 0, 0), "tensor 'w': found more than 9223372036854775807 elements");
+  EXPECT_ERROR(one({uint64_t(1) << 32, uint64_t(1) << 32}, 0, 0),
+               "tensor 'w': found more than 9223372036854775807 elements");
   EXPECT_ERROR(one({uint64_t(1) << 62}, 0, 0), "tensor 'w': found a size that does not fit 64 bits");
   EXPECT_ERROR(one({4}, 11, 0), "tensor 'w': found type Q3_K (id 11), which is not supported");
   EXPECT_ERROR(one({4}, 1000, 0), "tensor 'w': found type id 1000, which is not supported");
@@ -171,7 +177,7 @@ TEST(Gguf, ExtractedMetadataIsAFileOfItsOwn) {
   auto again = File::parse({reinterpret_cast<const uint8_t*>(out.data()), out.size()}, "extract");
   ASSERT_TRUE(again) << again.message();
   EXPECT_TRUE((*again)->tensors().empty());
-  EXPECT_EQ((*again)->metadata().size(), 6u);   // words text u8 u16 u32 u64
+  EXPECT_EQ((*again)->metadata().size(), 6u);  // words text u8 u16 u32 u64
   for (const auto& [key, value] : (*again)->metadata()) EXPECT_EQ(value, *(*file)->find(key)) << key;
   EXPECT_EQ((*again)->find("i8"), nullptr);
 }
@@ -185,7 +191,8 @@ TEST(Gguf, OpenSaysWhyItCannot) {
   std::ofstream(path).close();
   EXPECT_EQ(File::open(path).message(), path + ": found an empty file, expected a GGUF file");
   const auto bytes = everything().bytes();
-  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), std::streamsize(bytes.size()));
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(bytes.data()), std::streamsize(bytes.size()));
   auto file = File::open(path);
   EXPECT_TRUE(file) << file.message();
   std::filesystem::remove_all(folder);

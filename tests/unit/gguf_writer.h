@@ -11,7 +11,7 @@ namespace prism::gguf {
 class GgufWriter {
  public:
   uint32_t version = 3;
-  uint64_t alignment = 32;   ///< of the tensor data; also write the key if it is not 32
+  uint64_t alignment = 32;  ///< of the tensor data; also write the key if it is not 32
 
   template <class T>
   GgufWriter& key(std::string_view name, uint32_t type, const T& value) {

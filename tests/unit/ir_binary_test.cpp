@@ -36,7 +36,8 @@ TEST(Binary, ReadsFromAnyAddress) {
 }
 
 TEST(Binary, RejectsOtherFiles) {
-  for (std::string bytes : {std::string(), std::string("PIRM"), std::string(100, '\0'), std::string("\x10\0\0\0PIRMxxxxxxxxxxxxxxxxx", 24)}) {
+  for (std::string bytes : {std::string(), std::string("PIRM"), std::string(100, '\0'),
+                            std::string("\x10\0\0\0PIRMxxxxxxxxxxxxxxxxx", 24)}) {
     auto m = from_binary(bytes, "file.bin");
     ASSERT_FALSE(m);
     EXPECT_TRUE(m.message().starts_with("file.bin: ")) << m.message();
@@ -44,11 +45,13 @@ TEST(Binary, RejectsOtherFiles) {
 }
 
 TEST(Binary, VerifiesTheModule) {
-  auto m = parse("module @m level=kernel { graph @f(%x: f32[4]) -> (f32[4]) { %y = relu(%x) : f32[4] return %y } }", "t");
+  auto m =
+      parse("module @m level=kernel { graph @f(%x: f32[4]) -> (f32[4]) { %y = relu(%x) : f32[4] return %y } }", "t");
   ASSERT_TRUE(m);
   auto back = from_binary(to_binary(**m), "t");
   ASSERT_FALSE(back);
-  EXPECT_EQ(back.message(), "t: module @m: graph @f: %y: relu stands at the top of a graph at level kernel, expected only kernel");
+  EXPECT_EQ(back.message(),
+            "t: module @m: graph @f: %y: relu stands at the top of a graph at level kernel, expected only kernel");
 }
 
 /// Truncations and flipped bits: an error or a module that is valid and can be printed.
@@ -59,7 +62,9 @@ TEST(Binary, SurvivesDamage) {
     const std::string good = to_binary(*sample(name));
     for (size_t n = 0; n < good.size(); ++n) {
       auto m = from_binary(good.substr(0, n), "t");
-      if (m) EXPECT_GT(n, good.size() - 8) << "only the padding at the end may be lost";
+      if (m) {
+        EXPECT_GT(n, good.size() - 8) << "only the padding at the end may be lost";
+      }
     }
     for (int i = 0; i < 4000; ++i) {
       std::string s = good;

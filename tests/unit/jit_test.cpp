@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -190,7 +191,8 @@ TEST_F(Jit, TheSameSourceGivesTheSameBytes) {
   auto first = compile_c(units, rt::Isa::Avx2);
   fs::remove_all(cache_ / "kernels");
   auto second = compile_c(units, rt::Isa::Avx2);
-  ASSERT_TRUE(first && second);
+  ASSERT_TRUE(first) << first.message();
+  ASSERT_TRUE(second) << second.message();
   EXPECT_EQ(*first, *second);
 }
 
@@ -249,6 +251,20 @@ TEST_F(Jit, ACacheThatCannotBeWrittenIsNoError) {
   auto object = compile_c({constant("f", 7)}, rt::Isa::Avx2);
   ASSERT_TRUE(object) << object.message();
   EXPECT_EQ(call(*object, "f"), 7);
+}
+
+TEST_F(Jit, AMissingCompilerLibraryIsSaidInOneLine) {
+  // This program again, somewhere without the library, running the test above.
+  const fs::path copy = cache_ / "copy";
+  fs::copy_file("/proc/self/exe", copy);
+  const std::string command = copy.string() + " --gtest_filter=Jit.TheSameSourceGivesTheSameBytes 2>&1";
+  FILE* pipe = popen(command.c_str(), "r");
+  ASSERT_NE(pipe, nullptr);
+  std::string output;
+  for (int c; (c = fgetc(pipe)) != EOF;) output += char(c);
+  EXPECT_NE(pclose(pipe), 0);
+  EXPECT_NE(output.find("the kernel compiler cannot be loaded (libprism_cpu_jit.so: "), std::string::npos) << output;
+  EXPECT_NE(output.find("put libprism_cpu_jit.so into '" + cache_.string() + "'"), std::string::npos) << output;
 }
 
 TEST(CacheDirectory, FollowsTheEnvironment) {

@@ -22,7 +22,8 @@ Value* random_weight(Module& m, std::mt19937& rng, const std::string& name, DTyp
   Shape dims(shape.begin(), shape.end());
   Weight* w = m.add_weight(name, Type::tensor(type, dims));
   const size_t n = size_t(*w->value.type.elements()), row = size_t(shape.back());
-  std::normal_distribution<float> normal(shape.size() == 1 ? 1.0f : 0.0f, shape.size() == 1 ? 0.1f : 1.0f / std::sqrt(float(row)));
+  std::normal_distribution<float> normal(shape.size() == 1 ? 1.0f : 0.0f,
+                                         shape.size() == 1 ? 0.1f : 1.0f / std::sqrt(float(row)));
   std::vector<float> values(n);
   for (float& x : values) x = normal(rng);
   auto bytes = std::make_shared<std::vector<uint8_t>>(size_t(*w->value.type.bytes()));
@@ -36,8 +37,8 @@ Value* random_weight(Module& m, std::mt19937& rng, const std::string& name, DTyp
 
 struct Variant {
   const char* name;
-  DType weights = DType::F32;   ///< matrices
-  DType v_weights = DType::F32; ///< the matrix of v, which may differ
+  DType weights = DType::F32;    ///< matrices
+  DType v_weights = DType::F32;  ///< the matrix of v, which may differ
   bool bias = false, head_norms = false, post_norms = false, tied = false;
   int64_t window = 0;
 };
@@ -58,7 +59,9 @@ std::unique_ptr<Module> tiny_model(const Variant& v) {
     caches.push_back(g->add_arg(Type::kv(DType::F16, past, kKvHeads, kHead), "kv" + std::to_string(l)));
 
   Builder b(g);
-  auto matrix = [&](const std::string& name, int64_t n, int64_t k) { return random_weight(*m, rng, name, v.weights, {n, k}); };
+  auto matrix = [&](const std::string& name, int64_t n, int64_t k) {
+    return random_weight(*m, rng, name, v.weights, {n, k});
+  };
   auto vector = [&](const std::string& name, int64_t n) { return random_weight(*m, rng, name, DType::F32, {n}); };
   auto linear = [&](Value* x, Value* w, const std::string& bias) {
     return v.bias ? b.Linear({x, w, vector(bias, *w->type.dim(0).constant())}) : b.Linear({x, w});
@@ -143,7 +146,13 @@ const Variant kVariants[] = {
     {.name = "llama_q8_0", .weights = DType::Q8_0, .v_weights = DType::Q8_0},
     {.name = "qwen2_mixed_types", .weights = DType::Q8_0, .v_weights = DType::F32, .bias = true, .tied = true},
     {.name = "qwen3", .weights = DType::Q8_0, .v_weights = DType::Q8_0, .head_norms = true},
-    {.name = "gemma3", .weights = DType::Q8_0, .v_weights = DType::Q8_0, .head_norms = true, .post_norms = true, .tied = true, .window = 5},
+    {.name = "gemma3",
+     .weights = DType::Q8_0,
+     .v_weights = DType::Q8_0,
+     .head_norms = true,
+     .post_norms = true,
+     .tied = true,
+     .window = 5},
 };
 
 class EveryPass : public testing::TestWithParam<Variant> {};
@@ -171,7 +180,8 @@ TEST_P(EveryPass, KeepsTheNumbers) {
       if (results.size() != expected[i].size()) return error("found ", results.size(), " results");
       for (size_t r = 0; r < results.size(); ++r) {
         const double e = relative_error(expected[i][r], results[r]);
-        if (!(e <= tolerance(step.pass->name))) return error(index, " ", step.pass->name, ": case ", i, ", result ", r, " is off by ", e);
+        if (!(e <= tolerance(step.pass->name)))
+          return error(index, " ", step.pass->name, ": case ", i, ", result ", r, " is off by ", e);
       }
       expected[i] = std::move(results);
     }
@@ -200,7 +210,11 @@ TEST_P(EveryPass, PlanHasNoOverlaps) {
   auto m = tiny_model(GetParam());
   ASSERT_NO_FATAL_FAILURE(run(*m, "cpu"));
   for (const auto& g : m->graphs) {
-    struct Life { const Value* v; size_t first, last; int64_t offset, bytes; };
+    struct Life {
+      const Value* v;
+      size_t first, last;
+      int64_t offset, bytes;
+    };
     std::vector<Life> lives;
     std::map<const Operation*, size_t> position;
     for (const Operation& op : g->ops) position.emplace(&op, position.size());
@@ -236,7 +250,8 @@ TEST_P(EveryPass, PlanHasNoOverlaps) {
   EXPECT_NE(memory_plan_table(*m).find("@decode: "), std::string::npos);
 }
 
-INSTANTIATE_TEST_SUITE_P(Passes, EveryPass, testing::ValuesIn(kVariants), [](const auto& i) { return std::string(i.param.name); });
+INSTANTIATE_TEST_SUITE_P(Passes, EveryPass, testing::ValuesIn(kVariants),
+                         [](const auto& i) { return std::string(i.param.name); });
 
 TEST(Passes, WeightsOfProjectionsMergeByType) {
   auto m = tiny_model(kVariants[2]);  // v has another type than q and k
@@ -266,8 +281,9 @@ TEST(Passes, LastLayerComputesOnlyRowsThatAreNeeded) {
   auto m = tiny_model(kVariants[0]);
   ASSERT_NO_FATAL_FAILURE(run(*m, "canonicalize,cse,dce,specialize-entry-points,canonicalize"));
   size_t one_row = 0;
-  for (const Operation& op : m->graph("prefill")->ops) one_row += op.op == Op::Linear && op.result()->type.dim(0) == Dim(1);
-  EXPECT_EQ(one_row, 5u);  // output projection, gate, up, down, head
+  for (const Operation& op : m->graph("prefill")->ops)
+    one_row += op.op == Op::Linear && op.result()->type.dim(0) == Dim(1);
+  EXPECT_EQ(one_row, 5u);                                // output projection, gate, up, down, head
   EXPECT_EQ(count(*m->graph("prefill"), Op::Tail), 2u);  // of the residual and of the attention
   EXPECT_EQ(count(*m->graph("decode"), Op::Tail), 0u);
   EXPECT_EQ(count(*m->graph("verify"), Op::Tail), 0u);
@@ -290,17 +306,38 @@ std::unique_ptr<Module> random_graph(unsigned seed) {
   for (int i = 0; i < 40; ++i) {
     Value* x = pick();
     switch (rng() % 10) {
-      case 0: x = b.Linear({x, weight({32, 32}, rng() % 2 ? DType::Q8_0 : DType::F32)}); break;
-      case 1: x = b.Add({x, pick()}); break;
-      case 2: x = b.Mul({x, b.Sigmoid({x})}); break;
-      case 3: x = b.Mul({x, weight({rng() % 2 ? 32 : 1}, DType::F32)}); break;
-      case 4: x = b.RmsNorm({x, weight({32}, DType::F32)}); break;
-      case 5: x = b.Softmax({x}); break;
-      case 6: x = b.Reshape({b.Reshape({x}, {{"shape", std::string("?n,4,8")}})}, {{"shape", std::string("?n,32")}}); break;
-      case 7: x = b.Mul({b.Silu({b.Linear({x, weight({32, 32}, DType::F32)})}), b.Linear({x, weight({32, 32}, DType::F32)})}); break;
-      case 8: x = b.Concat({b.Slice({x}, {{"axis", int64_t{1}}, {"begin", int64_t{16}}, {"end", int64_t{32}}}),
-                            b.Slice({x}, {{"axis", int64_t{1}}, {"begin", int64_t{0}}, {"end", int64_t{16}}})}, {{"axis", int64_t{1}}}); break;
-      case 9: x = b.Scale({b.Maximum({x, pick()})}, {{"by", 0.5}, {"plus", 0.25}}); break;
+      case 0:
+        x = b.Linear({x, weight({32, 32}, rng() % 2 ? DType::Q8_0 : DType::F32)});
+        break;
+      case 1:
+        x = b.Add({x, pick()});
+        break;
+      case 2:
+        x = b.Mul({x, b.Sigmoid({x})});
+        break;
+      case 3:
+        x = b.Mul({x, weight({rng() % 2 ? 32 : 1}, DType::F32)});
+        break;
+      case 4:
+        x = b.RmsNorm({x, weight({32}, DType::F32)});
+        break;
+      case 5:
+        x = b.Softmax({x});
+        break;
+      case 6:
+        x = b.Reshape({b.Reshape({x}, {{"shape", std::string("?n,4,8")}})}, {{"shape", std::string("?n,32")}});
+        break;
+      case 7:
+        x = b.Mul({b.Silu({b.Linear({x, weight({32, 32}, DType::F32)})}), b.Linear({x, weight({32, 32}, DType::F32)})});
+        break;
+      case 8:
+        x = b.Concat({b.Slice({x}, {{"axis", int64_t{1}}, {"begin", int64_t{16}}, {"end", int64_t{32}}}),
+                      b.Slice({x}, {{"axis", int64_t{1}}, {"begin", int64_t{0}}, {"end", int64_t{16}}})},
+                     {{"axis", int64_t{1}}});
+        break;
+      case 9:
+        x = b.Scale({b.Maximum({x, pick()})}, {{"by", 0.5}, {"plus", 0.25}});
+        break;
     }
     values.push_back(x);
   }
@@ -319,7 +356,9 @@ TEST(Passes, RandomGraphsKeepTheNumbers) {
     for (int i = 0; i < 5 * 32; ++i) x.f.push_back(normal(rng));
     c.inputs["x"] = x;
     // canonicalize turns x * sigmoid(x) into silu(x), which rounds once less
-    auto guilty = bisect(*m, pipeline("canonicalize,constant-fold,cse,dce,fuse-projections,pack-weights,dce,fuse-epilogues,plan-memory"), {c}, 1e-6);
+    auto guilty = bisect(
+        *m, pipeline("canonicalize,constant-fold,cse,dce,fuse-projections,pack-weights,dce,fuse-epilogues,plan-memory"),
+        {c}, 1e-6);
     ASSERT_TRUE(guilty) << "seed " << seed << ": " << guilty.message() << "\n" << print(*m);
     ASSERT_EQ(*guilty, "") << "seed " << seed;
   }
@@ -351,7 +390,8 @@ TEST(Pipeline, ErrorsSuggestTheNearestName) {
             "pipeline: pass fuse-attention: unknown option 'tile_x', did you mean 'tile_q'?");
   EXPECT_EQ(pipeline_error("fuse-attention{tile_k=no}"),
             "pipeline: pass fuse-attention, option tile_k: found 'no', expected a positive integer");
-  EXPECT_EQ(pipeline_error("pack-weights{layout=x}"), "pipeline: pass pack-weights, option layout: found 'x', expected rows16");
+  EXPECT_EQ(pipeline_error("pack-weights{layout=x}"),
+            "pipeline: pass pack-weights, option layout: found 'x', expected rows16");
   EXPECT_EQ(pipeline_error("cse{x=1}"), "pipeline: pass cse: found option 'x', expected none");
   EXPECT_EQ(pipeline_error("cse,"), "pipeline: found the end after ',', expected a pass");
   EXPECT_EQ(pipeline_error("fuse-attention{tile_k=3"), "pipeline: pass fuse-attention: found no '}' after its options");
@@ -375,7 +415,8 @@ TEST(Manager, TimesPrintsAndChecksLevels) {
 
   const Status early = Manager().run(*m, pipeline("plan-memory"));
   ASSERT_FALSE(early);
-  EXPECT_EQ(early.message(), "pass plan-memory: found a module at level fused, expected kernel: run fuse-epilogues first");
+  EXPECT_EQ(early.message(),
+            "pass plan-memory: found a module at level fused, expected kernel: run fuse-epilogues first");
   const Status late = Manager().run(*m, pipeline("specialize-entry-points"));
   ASSERT_FALSE(late);
   EXPECT_EQ(late.message(), "pass specialize-entry-points: found a module at level fused, expected at most graph");
@@ -391,7 +432,8 @@ TEST(Manager, WritesAReproducer) {
   std::ifstream in(options.reproducer);
   std::stringstream text;
   text << in.rdbuf();
-  EXPECT_EQ(text.str().find("// RUN: prism opt %s --passes='plan-memory'\nmodule @llama"), 0u) << text.str().substr(0, 100);
+  EXPECT_EQ(text.str().find("// RUN: prism opt %s --passes='plan-memory'\nmodule @llama"), 0u)
+      << text.str().substr(0, 100);
   EXPECT_TRUE(parse(text.str(), "reproducer"));
 }
 

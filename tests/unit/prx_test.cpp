@@ -247,7 +247,8 @@ TEST(Prx, ManyWeightsInManyChunks) {
   };
   const auto check = [&](const Executable& exe) {
     for (const Weight& w : exe.program().weights)
-      for (size_t j = 0; j < w.bytes; ++j) ASSERT_EQ(exe.weights()[w.offset + j], value(w.name, j)) << w.name << " " << j;
+      for (size_t j = 0; j < w.bytes; ++j)
+        ASSERT_EQ(exe.weights()[w.offset + j], value(w.name, j)) << w.name << " " << j;
   };
   const std::string path = folder / "m.prx";
   ASSERT_TRUE(write_executable(p, path, fill, progress));

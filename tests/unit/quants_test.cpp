@@ -199,7 +199,9 @@ TEST(Quants, TableLookups) {
   for (int i = 0; i <= int(DType::Q8A); ++i) {
     const DType t = DType(i);
     EXPECT_EQ(dtype_from_name(info(t).name), t);
-    if (info(t).gguf_type >= 0) EXPECT_EQ(dtype_from_gguf(uint32_t(info(t).gguf_type)), t);
+    if (info(t).gguf_type >= 0) {
+      EXPECT_EQ(dtype_from_gguf(uint32_t(info(t).gguf_type)), t);
+    }
   }
   EXPECT_FALSE(dtype_from_name("q3_k"));
   EXPECT_FALSE(dtype_from_gguf(UINT32_MAX));  // -1 in the table means none

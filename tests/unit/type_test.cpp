@@ -6,7 +6,8 @@ namespace prism::ir {
 namespace {
 
 TEST(Type, PrintsAndParses) {
-  for (const char* text : {"f32[?seq,576]", "q4_1[960,576]{rows16}", "kv<f16>[?past+?seq,3,64]", "i32[]", "q6_k[(?h+1)/2,256]", "q8a[?seq,64]"}) {
+  for (const char* text : {"f32[?seq,576]", "q4_1[960,576]{rows16}", "kv<f16>[?past+?seq,3,64]", "i32[]",
+                           "q6_k[(?h+1)/2,256]", "q8a[?seq,64]"}) {
     auto t = Type::parse(text);
     ASSERT_TRUE(t) << t.message();
     EXPECT_EQ(t->str(), text);
@@ -17,8 +18,9 @@ TEST(Type, PrintsAndParses) {
 }
 
 TEST(Type, RejectsMalformedText) {
-  for (const char* text : {"", "f32", "f33[1]", "f32[1", "f32 1]", "f32]1[", "f32[1]{rows17}", "f32[1]x", "kv<f16>[1,2]", "kv<f16[1,2,3]",
-                           "kv<f16>[1,2,3]{rows16}", "f32[-1]", "f32[1,,2]", "f32[,]", "f32[1,2,3,4,5,6,7,8,9]"})
+  for (const char* text :
+       {"", "f32", "f33[1]", "f32[1", "f32 1]", "f32]1[", "f32[1]{rows17}", "f32[1]x", "kv<f16>[1,2]", "kv<f16[1,2,3]",
+        "kv<f16>[1,2,3]{rows16}", "f32[-1]", "f32[1,,2]", "f32[,]", "f32[1,2,3,4,5,6,7,8,9]"})
     EXPECT_FALSE(Type::parse(text)) << text;
 }
 

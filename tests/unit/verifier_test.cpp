@@ -41,12 +41,19 @@ TEST(Verifier, FindsBrokenModules) {
   };
   const Case cases[] = {
       {[](Small& s) { s.m.dims.clear(); }, "module @m: graph @f: size ?n uses ?n, expected a declared dim"},
-      {[](Small& s) { s.m.dims["n"] = {9, 1}; }, "module @m: dim ?n is in [9,1], expected a range of sizes"},
-      {[](Small& s) { s.y->type = type("f32[?n,9]"); }, "module @m: graph @f: %y: relu: result 0 is f32[?n,9], expected f32[?n,8]"},
+      {[](Small& s) {
+         s.m.dims["n"] = {9, 1};
+       },
+       "module @m: dim ?n is in [9,1], expected a range of sizes"},
+      {[](Small& s) { s.y->type = type("f32[?n,9]"); },
+       "module @m: graph @f: %y: relu: result 0 is f32[?n,9], expected f32[?n,8]"},
       {[](Small& s) { s.y->name = "x"; }, "module @m: graph @f: %x: two values are named %x"},
-      {[](Small& s) { s.h->def->attrs["eps"] = int64_t(1); }, "module @m: graph @f: %h: rms_norm: attribute 'eps' is not a number"},
-      {[](Small& s) { s.h->def->attrs["mode"] = true; }, "module @m: graph @f: %h: rms_norm: found attribute 'mode', which the op does not have"},
-      {[](Small& s) { s.y->def->op = Op::Softcap; }, "module @m: graph @f: %y: softcap: attribute 'cap' is missing, expected a number"},
+      {[](Small& s) { s.h->def->attrs["eps"] = int64_t(1); },
+       "module @m: graph @f: %h: rms_norm: attribute 'eps' is not a number"},
+      {[](Small& s) { s.h->def->attrs["mode"] = true; },
+       "module @m: graph @f: %h: rms_norm: found attribute 'mode', which the op does not have"},
+      {[](Small& s) { s.y->def->op = Op::Softcap; },
+       "module @m: graph @f: %y: softcap: attribute 'cap' is missing, expected a number"},
       {[](Small& s) { s.m.level = Level::Kernel; },
        "module @m: graph @f: %h: rms_norm stands at the top of a graph at level kernel, expected only kernel"},
       {[](Small& s) { s.y->def->op = Op::FlashAttention; },
@@ -57,13 +64,20 @@ TEST(Verifier, FindsBrokenModules) {
       {[](Small& s) { s.x->uses.clear(); }, "module @m: value x misses a use"},
       {[](Small& s) { s.x->uses.push_back(s.h->uses[0]); }, "module @m: value x lists a use that does not exist"},
       {[](Small& s) { s.x->uses.push_back(s.x->uses[0]); }, "module @m: value x lists a use that does not exist"},
-      {[](Small& s) { s.m.attrs = {{"a", true}, {"a", 1.0}}; }, "module @m: two attributes are named 'a'"},
+      {[](Small& s) {
+         s.m.attrs = {{"a", true}, {"a", 1.0}};
+       },
+       "module @m: two attributes are named 'a'"},
       {[](Small& s) { s.m.add_graph("f"); }, "module @m: two graphs are named @f"},
-      {[](Small& s) { s.m.add_weight("q", type("q4_1[4,33]")); }, "module @m: weight @q: type q4_1[4,33] needs a last axis divisible by 32"},
-      {[](Small& s) { s.m.add_weight("q", type("f32[?n]")); }, "module @m: weight @q: type f32[?n] is not a fixed-size tensor"},
+      {[](Small& s) { s.m.add_weight("q", type("q4_1[4,33]")); },
+       "module @m: weight @q: type q4_1[4,33] needs a last axis divisible by 32"},
+      {[](Small& s) { s.m.add_weight("q", type("f32[?n]")); },
+       "module @m: weight @q: type f32[?n] is not a fixed-size tensor"},
       {[](Small& s) { s.m.weight("w")->data = &s; }, "module @m: weight @w: has 0 bytes, expected 32 for f32[8]"},
-      {[](Small& s) { s.y->def->body = std::make_unique<Graph>(&s.m); }, "module @m: graph @f: %y: relu has a body, expected none"},
-      {[](Small& s) { s.x->type.shape[0] = Dim::symbol("n") * (INT64_MAX / 2) * 4; }, "module @m: graph @f: a size does not fit 64 bits"},
+      {[](Small& s) { s.y->def->body = std::make_unique<Graph>(&s.m); },
+       "module @m: graph @f: %y: relu has a body, expected none"},
+      {[](Small& s) { s.x->type.shape[0] = Dim::symbol("n") * (INT64_MAX / 2) * 4; },
+       "module @m: graph @f: a size does not fit 64 bits"},
       {[](Small& s) { s.x->type.shape[0] = Dim(-3); }, "module @m: graph @f: size -3 is negative"},
   };
   for (const Case& c : cases) {
@@ -75,16 +89,19 @@ TEST(Verifier, FindsBrokenModules) {
 
 TEST(Verifier, ChecksKernelBodies) {
   auto check = [](const std::string& body, const char* message) {
-    auto m = parse("module @m level=kernel { weight @w : f32[8] graph @f(%x: f32[4,8]) -> (f32[4,8]) { %y = kernel(%x) : f32[4,8] {" + body +
-                       "} return %y } }",
-                   "t");
+    auto m = parse(
+        "module @m level=kernel { weight @w : f32[8] graph @f(%x: f32[4,8]) -> (f32[4,8]) { %y = kernel(%x) : f32[4,8] "
+        "{" +
+            body + "} return %y } }",
+        "t");
     ASSERT_TRUE(m) << m.message();
     auto s = verify(**m);
     EXPECT_EQ(s ? "" : s.message(), message);
   };
   check("(%a: f32[4,8]) %z = relu(%a) : f32[4,8] return %z", "");
   check("() return", "module @m: graph @f: %y: kernel has 1 operands, expected its body's 0");
-  check("(%a: f32[4,9]) return %a", "module @m: graph @f: %y: kernel: operand 0 is f32[4,8], expected its body's f32[4,9]");
+  check("(%a: f32[4,9]) return %a",
+        "module @m: graph @f: %y: kernel: operand 0 is f32[4,8], expected its body's f32[4,9]");
   check("(%a: f32[4,8]) return", "module @m: graph @f: %y: kernel returns nothing");
   check("(%a: f32[4,8]) return %a, %a", "module @m: graph @f: %y: kernel has 1 results, expected 2");
   check("(%a: f32[4,8]) %z = rms_norm(%a, @w) : f32[4,8] return %z",

@@ -1,0 +1,394 @@
+// Every kind of kernel, compiled for every instruction set of this machine, against the reference evaluator.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "codegen/generate.h"
+#include "codegen/kir/kir.h"
+#include "codegen/pack.h"
+#include "ir/eval.h"
+#include "ir/text.h"
+#include "passes/pass.h"
+#include "runtime/base/half.h"
+#include "runtime/executable.h"
+
+namespace prism {
+namespace {
+
+using ir::DType;
+
+constexpr DType kFormats[] = {DType::F32,  DType::F16,  DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q5_0,
+                              DType::Q5_1, DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K};
+
+/// Random bytes in the format's layout with scales of a sane size.
+std::vector<uint8_t> random_weights(DType t, int64_t elements, std::mt19937& rng) {
+  const ir::DTypeInfo& f = ir::info(t);
+  const size_t blocks = size_t(elements) / f.block;
+  std::vector<uint8_t> bytes(blocks * f.bytes);
+  std::uniform_real_distribution<float> value(-0.1f, 0.1f);
+  for (size_t b = 0; b < blocks; ++b) {
+    uint8_t* p = bytes.data() + b * f.bytes;
+    auto half = [&](size_t at, float v) {
+      const uint16_t h = f32_to_f16(v);
+      memcpy(p + at, &h, 2);
+    };
+    if (t == DType::F32) {
+      const float v = value(rng);
+      memcpy(p, &v, 4);
+    } else if (t == DType::F16) {
+      half(0, value(rng));
+    } else if (t == DType::BF16) {
+      const uint16_t h = f32_to_bf16(value(rng));
+      memcpy(p, &h, 2);
+    } else {
+      for (size_t i = 0; i < f.bytes; ++i) p[i] = uint8_t(rng());
+      const float scale = f.block == 256 ? 0.01f : 0.1f;
+      half(t == DType::Q6_K ? 208 : 0, value(rng) * scale);
+      if (t == DType::Q4_1 || t == DType::Q5_1 || t == DType::Q4_K || t == DType::Q5_K) half(2, value(rng) * scale);
+    }
+  }
+  return bytes;
+}
+
+/// A module from text, its random weights, and the program compiled from it.
+class Fixture {
+ public:
+  Fixture(const std::string& text, rt::Isa isa) {
+    auto parsed = ir::parse(text, "test");
+    EXPECT_TRUE(parsed) << parsed.message();
+    original_ = std::move(*parsed);
+    auto lowered = ir::parse(text, "test");
+    module_ = std::move(*lowered);
+    std::mt19937 rng(7);
+    for (auto& w : original_->weights) {
+      data_[w->value.name] = random_weights(w->value.type.dtype, *w->value.type.elements(), rng);
+      w->data = data_[w->value.name].data();
+      w->bytes = data_[w->value.name].size();
+    }
+    run(*original_, "quantize-activations");  // what the int8 kernels compute, exactly
+    run(*module_, "fuse-attention,quantize-activations,pack-weights,dce,fuse-epilogues,plan-memory");
+    auto program = codegen::generate(*module_, {isa});
+    EXPECT_TRUE(program) << program.message();
+    rt::LoadOptions load;
+    load.fill = [this](const rt::Weight& w, std::span<uint8_t> dst) {
+      return codegen::fill_weight(w, [&](const std::string& name) -> Result<codegen::SourceTensor> {
+        const ir::Type& t = original_->weight(name)->value.type;
+        std::vector<int64_t> shape;
+        for (ir::Dim d : t.shape) shape.push_back(*d.constant());
+        return codegen::SourceTensor{t.dtype, shape, data_.at(name).data()};
+      }, dst);
+    };
+    if (!program) return;
+    auto exe = rt::Executable::from_program(std::move(*program), load);
+    EXPECT_TRUE(exe) << exe.message();
+    if (exe) executable_ = *exe;
+  }
+
+  const ir::Module& original() const { return *original_; }
+  bool compiled() const { return executable_ != nullptr; }
+
+  /// Runs an entry point on one thread in `parts` pieces of every launch. Inputs are raw bytes in argument order.
+  std::vector<std::vector<uint8_t>> run_entry(const std::string& name, const std::vector<const void*>& inputs,
+                                              std::map<std::string, int64_t> dims, int64_t parts,
+                                              std::vector<std::vector<float>>* kv_planes = nullptr) {
+    const rt::Program& p = executable_->program();
+    const rt::EntryPoint& e = *executable_->entry(name);
+    std::vector<int64_t> values;
+    for (const std::string& d : p.dims) values.push_back(dims.count(d) ? dims[d] : d == "ctx" ? kContext : 0);
+    std::vector<uint8_t> arena_bytes(e.arena_bytes + 256), scratch_bytes(1 << 22);
+    auto align = [](std::vector<uint8_t>& v) { return reinterpret_cast<uint8_t*>(round_up_(uint64_t(v.data()))); };
+    uint8_t *arena = align(arena_bytes), *scratch = align(scratch_bytes);
+    auto bytes_of = [&](const rt::Slot& s) {
+      int64_t n = 1;
+      for (const rt::Expr& x : s.shape) n *= *x.evaluate(values);
+      const ir::DTypeInfo& f = ir::info(*ir::dtype_from_name(s.dtype));
+      return size_t(n / int64_t(f.block) * int64_t(f.bytes));
+    };
+    for (size_t i = 0; i < e.inputs.size(); ++i) memcpy(arena + e.inputs[i].offset, inputs[i], bytes_of(e.inputs[i]));
+    for (const rt::Launch& l : e.launches) {
+      std::vector<void*> args;
+      for (const rt::Arg& a : l.args) {
+        if (a.space == rt::Space::Arena) args.push_back(arena + a.offset);
+        else if (a.space == rt::Space::Weight) args.push_back(const_cast<uint8_t*>(executable_->weights()) + p.weights[a.index].offset + a.offset);
+        else args.push_back((*kv_planes)[a.index * 2 + (a.space == rt::Space::KvV)].data());
+      }
+      const int64_t tasks = *l.tasks.evaluate(values);
+      for (int64_t i = 0; i < parts; ++i)
+        executable_->kernel(l.kernel)(args.data(), values.data(), tasks * i / parts, tasks * (i + 1) / parts, scratch);
+    }
+    std::vector<std::vector<uint8_t>> out;
+    for (const rt::Slot& s : e.outputs) out.emplace_back(arena + s.offset, arena + s.offset + bytes_of(s));
+    return out;
+  }
+
+  static constexpr int64_t kContext = 192;
+
+ private:
+  static uint64_t round_up_(uint64_t v) { return (v + 63) / 64 * 64; }
+  static void run(ir::Module& m, const std::string& pipeline) {
+    auto steps = passes::parse_pipeline(pipeline);
+    ASSERT_TRUE(steps) << steps.message();
+    passes::Manager manager;
+    auto status = manager.run(m, *steps);
+    ASSERT_TRUE(status) << status.message();
+  }
+
+  std::unique_ptr<ir::Module> original_, module_;
+  std::map<std::string, std::vector<uint8_t>> data_;
+  std::shared_ptr<rt::Executable> executable_;
+};
+
+std::vector<float> random_floats(size_t n, unsigned seed, float scale = 1) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> d(0, scale);
+  std::vector<float> v(n);
+  for (float& x : v) x = d(rng);
+  return v;
+}
+
+std::vector<float> floats(const std::vector<uint8_t>& bytes) {
+  std::vector<float> v(bytes.size() / 4);
+  memcpy(v.data(), bytes.data(), v.size() * 4);
+  return v;
+}
+
+/// Largest difference relative to the largest magnitude.
+double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
+  if (got.size() != want.size()) return 1e9;
+  double top = 0, diff = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (!std::isfinite(got[i])) return 1e9;
+    top = std::max(top, double(std::abs(want[i])));
+    diff = std::max(diff, std::abs(double(got[i]) - want[i]));
+  }
+  return diff / std::max(top, 1e-30);
+}
+
+ir::Tensor tensor(std::vector<int64_t> shape, std::vector<float> f) { return {std::move(shape), std::move(f), {}}; }
+
+class Kernels : public testing::TestWithParam<rt::Isa> {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(rt::runs_here(rt::Isa::Generic));
+  }
+};
+
+constexpr int64_t kSeqs[] = {1, 3, 13, 40};
+
+/// Checks one entry of inputs f32[?seq,width] at several lengths; also that one row at a time gives the same bits.
+void check_rows(Fixture& f, const std::string& name, int64_t width, double tolerance) {
+  ir::Evaluator evaluator(f.original());
+  for (int64_t seq : kSeqs) {
+    const auto x = random_floats(size_t(seq * width), unsigned(seq));
+    auto want = evaluator.run(*f.original().graph(name), {{"x", tensor({seq, width}, x)}}, {{"seq", seq}, {"past", 0}});
+    ASSERT_TRUE(want) << name << ": " << want.message();
+    const auto got = f.run_entry(name, {x.data()}, {{"seq", seq}}, 1);
+    EXPECT_LT(relative_error(floats(got[0]), (*want)[0].f), tolerance) << name << " seq " << seq;
+    EXPECT_EQ(f.run_entry(name, {x.data()}, {{"seq", seq}}, 3), got) << name << ": bits differ when tasks are split";
+    std::vector<uint8_t> rows;
+    for (int64_t r = 0; r < seq; ++r) {
+      const auto row = f.run_entry(name, {x.data() + r * width}, {{"seq", 1}}, 1);
+      rows.insert(rows.end(), row[0].begin(), row[0].end());
+    }
+    EXPECT_EQ(rows, got[0]) << name << " seq " << seq << ": bits differ one row at a time";
+  }
+}
+
+TEST_P(Kernels, LinearOfEveryFormat) {
+  std::string weights, graphs;
+  std::vector<std::string> names;
+  for (DType t : kFormats) {
+    const std::string f(ir::info(t).name);
+    weights += "  weight @w50_" + f + " : " + f + "[50,512]\n  weight @gu_" + f + " : " + f + "[512,512]\n  weight @down_" + f + " : " + f + "[48,256]\n";
+    graphs += "  graph @plain_" + f + "(%x: f32[?seq,512]) -> (f32[?seq,50]) {\n"
+              "    %y = linear(%x, @w50_" + f + ") : f32[?seq,50]\n    return %y\n  }\n";
+    graphs += "  graph @mlp_" + f + "(%x: f32[?seq,512]) -> (f32[?seq,48]) {\n"
+              "    %y = linear(%x, @gu_" + f + ") : f32[?seq,512]\n    %g = glu(%y) {act=silu, group=16} : f32[?seq,256]\n"
+              "    %z = linear(%g, @down_" + f + ", @bias) : f32[?seq,48]\n    %a = softcap(%z) {cap=3.0} : f32[?seq,48]\n    return %a\n  }\n";
+    names.push_back("plain_" + f);
+    names.push_back("mlp_" + f);
+  }
+  Fixture f("module @linears level=graph {\n  dim ?seq in [1,64]\n  weight @bias : f32[48]\n" + weights + graphs + "}\n", GetParam());
+  ASSERT_TRUE(f.compiled());
+  // In mlp the second linear's input is quantized inside the kernel: where the evaluator's sum rounds the other way, one
+  // activation of 256 moves by 1/127 of its block's largest.
+  for (const std::string& name : names) check_rows(f, name, 512, name.starts_with("mlp") ? 1e-3 : 1e-5);
+}
+
+TEST_P(Kernels, RowWise) {
+  const std::vector<std::pair<std::string, std::string>> chains = {
+      {"rms", "%y = rms_norm(%x, @w) {eps=1e-5} : f32[?seq,W]"},
+      {"layer", "%y = layer_norm(%x, @w, @b) {eps=1e-5} : f32[?seq,W]"},
+      {"softmax", "%y = softmax(%x) : f32[?seq,W]"},
+      {"gelu", "%a = gelu(%x) : f32[?seq,W]\n %y = add(%a, %x) : f32[?seq,W]"},
+      {"gelu_tanh", "%y = gelu(%x) {approximate=tanh} : f32[?seq,W]"},
+      {"gelu_quick", "%y = gelu(%x) {approximate=quick} : f32[?seq,W]"},
+      {"mixed", "%a = silu(%x) : f32[?seq,W]\n %c = mul(%a, @w) : f32[?seq,W]\n %d = tanh(%c) : f32[?seq,W]\n"
+                " %e = sub(%d, %x) : f32[?seq,W]\n %g = sigmoid(%e) : f32[?seq,W]\n %y = scale(%g) {by=2.0, plus=1.0} : f32[?seq,W]"},
+      {"extremes", "%a = relu(%x) : f32[?seq,W]\n %c = maximum(%a, @w) : f32[?seq,W]\n %d = minimum(%c, @b) : f32[?seq,W]\n"
+                   " %e = exp(%d) : f32[?seq,W]\n %g = neg(%e) : f32[?seq,W]\n %y = div(%g, %e) : f32[?seq,W]"},
+  };
+  for (int64_t width : {37, 96}) {
+    std::string graphs;
+    const std::string w = std::to_string(width);
+    for (const auto& [name, ops] : chains) {
+      graphs += "  graph @" + name + "(%x: f32[?seq,W]) -> (f32[?seq,W]) {\n    " + ops + "\n    return %y\n  }\n";
+    }
+    std::string text = "module @rows level=graph {\n  dim ?seq in [1,64]\n  weight @w : f32[W]\n  weight @b : f32[W]\n" + graphs + "}\n";
+    for (size_t at; (at = text.find('W')) != std::string::npos;) text.replace(at, 1, w);
+    Fixture f(text, GetParam());
+    ASSERT_TRUE(f.compiled());
+    for (const auto& [name, ops] : chains) check_rows(f, name, width, 2e-5);
+  }
+}
+
+TEST_P(Kernels, EmbeddingOfEveryFormat) {
+  std::string text = "module @tables level=graph {\n  dim ?seq in [1,64]\n";
+  for (DType t : kFormats) {
+    const std::string f(ir::info(t).name);
+    text += "  weight @t_" + f + " : " + f + "[40,256]\n  graph @e_" + f + "(%ids: i32[?seq]) -> (f32[?seq,256]) {\n    %y = embedding(%ids, @t_" + f +
+            ") : f32[?seq,256]\n    return %y\n  }\n";
+  }
+  Fixture f(text + "}\n", GetParam());
+  ASSERT_TRUE(f.compiled());
+  ir::Evaluator evaluator(f.original());
+  const std::vector<int32_t> ids = {0, 39, 17, 16, 15, 5, 5};
+  for (DType t : kFormats) {
+    const std::string name = "e_" + std::string(ir::info(t).name);
+    ir::Tensor in;
+    in.shape = {int64_t(ids.size())};
+    in.i.assign(ids.begin(), ids.end());
+    auto want = evaluator.run(*f.original().graph(name), {{"ids", in}}, {});
+    ASSERT_TRUE(want) << want.message();
+    EXPECT_LT(relative_error(floats(f.run_entry(name, {ids.data()}, {{"seq", int64_t(ids.size())}}, 2)[0]), (*want)[0].f), 1e-6) << name;
+  }
+}
+
+struct AttentionCase {
+  std::string name;
+  int64_t heads, kv_heads, size, window;
+  double softcap;
+  std::string mode;
+  int64_t rotated;
+};
+
+TEST_P(Kernels, AppendAndAttention) {
+  const std::vector<AttentionCase> cases = {
+      {"gqa3", 9, 3, 64, 0, 0, "adjacent", 0}, {"gqa7", 14, 2, 128, 0, 0, "half", 0}, {"mha", 4, 4, 80, 0, 0, "half", 32},
+      {"window", 4, 1, 256, 20, 0, "half", 0},  {"softcap", 2, 1, 32, 70, 5.0, "adjacent", 16},
+  };
+  std::string text = "module @attention level=graph {\n  dim ?seq in [1,64]\n  dim ?past in [0,128]\n  weight @factors : f32[16]\n";
+  for (const AttentionCase& c : cases) {
+    const std::string h = std::to_string(c.heads), k = std::to_string(c.kv_heads), d = std::to_string(c.size);
+    const std::string q = "f32[?seq," + h + "," + d + "]", kv = "f32[?seq," + k + "," + d + "]";
+    const std::string rope = std::string(c.rotated == 32 ? ", @factors" : "") + ") {base=10000.0, mode=" + c.mode + ", dims=" + std::to_string(c.rotated) + "}";
+    text += "  weight @n_" + c.name + " : f32[" + d + "]\n  graph @" + c.name + "(%q: " + q + ", %k: " + kv + ", %v: " + kv + ", %kv: kv<f16>[?past," + k + "," + d +
+            "]) -> (f32[?seq," + std::to_string(c.heads * c.size) + "], kv<f16>[?past+?seq," + k + "," + d + "]) {\n"
+            "    %p = positions() {start=\"?past\", count=\"?seq\"} : i32[?seq]\n"
+            "    %qn = rms_norm(%q, @n_" + c.name + ") {eps=1e-6} : " + q + "\n"
+            "    %qr = rope(%qn, %p" + rope + " : " + q + "\n    %kr = rope(%k, %p" + rope + " : " + kv + "\n"
+            "    %kv2 = kv_append(%kv, %kr, %v) : kv<f16>[?past+?seq," + k + "," + d + "]\n"
+            "    %a = attention(%qr, %kv2) {scale=0.125, window=" + std::to_string(c.window) + ", softcap=" + std::to_string(c.softcap) + "} : " + q + "\n"
+            "    %y = reshape(%a) {shape=\"?seq," + std::to_string(c.heads * c.size) + "\"} : f32[?seq," + std::to_string(c.heads * c.size) + "]\n"
+            "    return %y, %kv2\n  }\n";
+  }
+  Fixture f(text + "}\n", GetParam());
+  ASSERT_TRUE(f.compiled());
+  ir::Evaluator evaluator(f.original());
+  for (const AttentionCase& c : cases) {
+    // As bytes: f16 planes of the capacity.
+    const size_t plane = size_t(c.kv_heads * Fixture::kContext * c.size) / 2 + 16;
+    std::vector<std::vector<float>> planes(2, std::vector<float>(plane)), single = planes;
+    ir::Tensor cache = tensor({0, c.kv_heads, c.size}, {});
+    int64_t past = 0;
+    for (int64_t seq : {20, 1, 47, 13, 1}) {
+      const auto q = random_floats(size_t(seq * c.heads * c.size), unsigned(past + 1)), k = random_floats(size_t(seq * c.kv_heads * c.size), unsigned(past + 2)),
+                 v = random_floats(size_t(seq * c.kv_heads * c.size), unsigned(past + 3));
+      auto want = evaluator.run(*f.original().graph(c.name),
+                                {{"q", tensor({seq, c.heads, c.size}, q)}, {"k", tensor({seq, c.kv_heads, c.size}, k)},
+                                 {"v", tensor({seq, c.kv_heads, c.size}, v)}, {"kv", cache}},
+                                {{"seq", seq}, {"past", past}});
+      ASSERT_TRUE(want) << want.message();
+      const auto got = f.run_entry(c.name, {q.data(), k.data(), v.data()}, {{"seq", seq}, {"past", past}}, 2, &planes);
+      EXPECT_LT(relative_error(floats(got[0]), (*want)[0].f), 1e-3) << c.name << " past " << past << " seq " << seq;
+      std::vector<uint8_t> rows;
+      for (int64_t r = 0; r < seq; ++r) {
+        const int64_t qs = c.heads * c.size, ks = c.kv_heads * c.size;
+        const auto row = f.run_entry(c.name, {q.data() + r * qs, k.data() + r * ks, v.data() + r * ks}, {{"seq", 1}, {"past", past + r}}, 1, &single);
+        rows.insert(rows.end(), row[0].begin(), row[0].end());
+      }
+      EXPECT_EQ(floats(rows), floats(got[0])) << c.name << ": values differ token by token";
+      cache = (*want)[1];
+      past += seq;
+    }
+  }
+}
+
+std::vector<rt::Isa> isas_here() {
+  std::vector<rt::Isa> list;
+  for (int i = 0; i <= int(rt::best_isa()); ++i) list.push_back(rt::Isa(i));
+  return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels, testing::ValuesIn(isas_here()),
+                         [](const auto& info) { return std::string(rt::isa_name(info.param)); });
+
+TEST(Pack, InterleavedGateAndUpRowsAlternateInGroups) {
+  std::vector<float> gate(32 * 4), up(32 * 4);
+  for (size_t i = 0; i < gate.size(); ++i) {
+    gate[i] = float(i);
+    up[i] = float(1000 + i);
+  }
+  rt::Weight w{"gu", "f32", "rows16", {64, 4}, 0, 64 * 4 * 4, {"gate", "up"}, 16};
+  std::vector<uint8_t> out(w.bytes);
+  ASSERT_TRUE(codegen::fill_weight(w, [&](const std::string& n) -> Result<codegen::SourceTensor> {
+    return codegen::SourceTensor{DType::F32, {32, 4}, reinterpret_cast<const uint8_t*>((n == "gate" ? gate : up).data())};
+  }, out));
+  // Group 1 is up's rows 0-15: column 2 of row 3.
+  EXPECT_EQ(floats(out)[64 * 1 + 2 * 16 + 3], up[3 * 4 + 2]);
+  // Group 2 is gate's rows 16-31.
+  EXPECT_EQ(floats(out)[64 * 2 + 1 * 16 + 5], gate[(16 + 5) * 4 + 1]);
+}
+
+TEST(Pack, SourceOfAnotherTypeIsAnError) {
+  rt::Weight w{"w", "q4_0", "rows16", {16, 32}, 0, 288, {"a"}, 0};
+  std::vector<uint8_t> out(w.bytes), data(4096);
+  auto status = codegen::fill_weight(w, [&](const std::string&) -> Result<codegen::SourceTensor> {
+    return codegen::SourceTensor{DType::Q4_1, {16, 32}, data.data()};
+  }, out);
+  ASSERT_FALSE(status);
+  EXPECT_NE(status.message().find("weight w"), std::string::npos) << status.message();
+}
+
+TEST(Kir, PrintsAndVerifies) {
+  kir::Builder b("k", {"n"});
+  const kir::Buffer x = b.arg("x", kir::Elem::F32), y = b.arg("y", kir::Elem::F32, true);
+  b.for_(0, b.dim("n"), 16, [&](kir::Ex i) { b.store(y, i, kir::fma(b.load(x, i, 16), kir::Ex(2.0), b.load(x, i, 16))); });
+  const kir::Kernel k = b.finish();
+  EXPECT_TRUE(kir::verify(k));
+  EXPECT_EQ(kir::print(k),
+            "kernel k(x: f32, out y: f32) {\n"
+            "  for v1 in 0..?n step 16 {\n"
+            "    y[v1] = fma(x[v1]:f32x16, splat.f32x16(2), x[v1]:f32x16)\n"
+            "  }\n"
+            "}\n");
+}
+
+TEST(Kir, VerifierRejectsStoresToInputsAndMixedTypes) {
+  kir::Builder b("k", {});
+  const kir::Buffer x = b.arg("x", kir::Elem::F32);
+  b.store(x, 0, kir::Ex(1.0));
+  auto status = kir::verify(b.finish());
+  ASSERT_FALSE(status);
+  EXPECT_NE(status.message().find("read-only buffer x"), std::string::npos) << status.message();
+
+  kir::Builder c("k", {});
+  const kir::Buffer f = c.arg("f", kir::Elem::F32), i = c.arg("i", kir::Elem::I32), out = c.arg("out", kir::Elem::F32, true);
+  c.store(out, 0, c.load(f, 0) + c.load(i, 0));
+  EXPECT_FALSE(kir::verify(c.finish()));
+}
+
+}  // namespace
+}  // namespace prism

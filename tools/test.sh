@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Builds and runs every test. The last line is "N passed, N failed"; a test that is skipped, or a runner that crashes,
+# counts as failed. Reference data: $PRISM_SHARED (default ../shared/reference). Models: $PRISM_MODELS.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+install_packages
+build "$root/build" all --
+build "$root/build-asan" prism_tests -- -DPRISM_SANITIZE=ON -DCMAKE_CXX_FLAGS_RELEASE=-O1
+get_model smollm2 >/dev/null
+
+export PRISM_MODELS=$models
+export PRISM_SHARED=${PRISM_SHARED:-$root/../shared/reference}
+export PRISM_CACHE=$root/build/test-cache  # empty at first, so that compiling is tested
+rm -rf "$PRISM_CACHE" "$root"/build/results-*.json "$root"/build-asan/results-*.json
+# What a small bad file may cost: a bound on one allocation and on the whole process.
+export ASAN_OPTIONS=max_allocation_size_mb=1024:hard_rss_limit_mb=4096:detect_leaks=1
+export UBSAN_OPTIONS=print_stacktrace=1
+
+# run NAME RESULTS COMMAND...: its exit code is looked at by count_tests.py, together with the results it wrote.
+runs=()
+run() {
+  local name=$1 results=$2 status=0
+  shift 2
+  say "--- $name"
+  "$@" >&2 || status=$?
+  runs+=("$name" "$results" "$status")
+}
+
+run "unit tests" "$root/build/results-unit.json" \
+  "$root/build/prism_tests" --gtest_brief=1 --gtest_output="json:$root/build/results-unit.json"
+run "unit tests, sanitized" "$root/build-asan/results-unit.json" \
+  "$root/build-asan/prism_tests" --gtest_brief=1 --gtest_filter='-SmolLM2.*' \
+  --gtest_output="json:$root/build-asan/results-unit.json"
+run "text tests" "$root/build/results-lit.json" \
+  python3 /usr/lib/llvm-19/build/utils/lit/lit.py -q -o "$root/build/results-lit.json" \
+  --param build="$root/build" "$root/tests"
+
+exec python3 "$root/tools/count_tests.py" "${runs[@]}"
