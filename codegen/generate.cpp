@@ -171,7 +171,7 @@ class Generator {
       return name;
     }();
     const std::string symbol = anchor + "_" + std::to_string(lowered_.size());
-    PRISM_TRY(LoweredKernel k, lower_kernel(op, symbol, p_.dims));
+    PRISM_TRY(LoweredKernel k, lower_kernel(op, symbol, p_.dims, options_.isa));
     PRISM_CHECK(kir::verify(k.kernel));
     p_.kernels.push_back({symbol, text, uint64_t(k.kernel.scratch_bytes)});
     index_[text] = lowered_.size();

@@ -94,7 +94,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   c->add_option("-t,--threads", o->threads, "Threads")->capture_default_str()->check(CLI::Range(1, 1024));
   c->add_option("-r,--repeats", o->repeats, "Counted rounds, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
   c->add_option("-d,--depth", o->depth, "Positions already in the cache")->capture_default_str()->check(CLI::NonNegativeNumber);
-  c->add_option("--isa", o->isa, "generic, avx2 or avx512");
+  c->add_option("--isa", o->isa, "generic, avx2, avx512 or amx");
   c->add_flag("--json", o->json, "Print JSON");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }

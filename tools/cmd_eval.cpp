@@ -57,7 +57,7 @@ void add_eval(CLI::App& app, Action& chosen) {
   c->add_option("--logits", o->out, "File to write")->required();
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32 weights, activations and cache)");
   c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->check(CLI::Range(0, 1024));
-  c->add_option("--isa", o->isa, "generic, avx2 or avx512");
+  c->add_option("--isa", o->isa, "generic, avx2, avx512 or amx");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }
 

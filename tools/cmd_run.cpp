@@ -129,7 +129,7 @@ void add_run(CLI::App& app, Action& chosen) {
   c->add_option("--seed", o->sampler.seed, "Seed of the random draw")->capture_default_str();
   c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));
   c->add_option("--ctx", o->context, "Positions the KV cache holds; 0 = 4096 or what the run needs")->check(CLI::NonNegativeNumber);
-  c->add_option("--isa", o->isa, "Compile for generic, avx2 or avx512 instead of this machine's best");
+  c->add_option("--isa", o->isa, "Compile for generic, avx2, avx512 or amx instead of this machine's best");
   c->add_flag("--ignore-eos", o->ignore_end, "Go on after the model's end-of-text token");
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32, slow)");
   c->add_flag("--json", o->json, "Print one JSON object with text, ids and timings");

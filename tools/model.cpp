@@ -150,7 +150,7 @@ Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const Compi
   codegen::GenerateOptions generate;
   if (!o.isa.empty()) {
     auto isa = rt::isa_from_name(o.isa);
-    if (!isa) return error("--isa: found '", o.isa, "', expected generic, avx2 or avx512");
+    if (!isa) return error("--isa: found '", o.isa, "', expected generic, avx2, avx512 or amx");
     generate.isa = *isa;
   }
   PRISM_TRY(auto module, gguf::build_module(file));

@@ -36,12 +36,14 @@ constexpr char kCommonFlags[] =
     "-O3\n-std=gnu17\n-fPIC\n-nostdinc\n-w\n-ffp-contract=off\n-fno-math-errno\n-fno-trapping-math\n"
     "-fno-stack-protector\n-fomit-frame-pointer\n-fno-asynchronous-unwind-tables\n-ffunction-sections\n";
 
+#define PRISM_AVX512 "-march=x86-64-v4\n-mavx512vnni\n-mavx512bf16\n-mprefer-vector-width=512\n-mtune=znver4"
+
 const char* isa_flags(rt::Isa isa) {
   switch (isa) {
     case rt::Isa::Generic: return "-march=x86-64";
     case rt::Isa::Avx2: return "-march=x86-64-v3";
-    case rt::Isa::Avx512:
-      return "-march=x86-64-v4\n-mavx512vnni\n-mavx512bf16\n-mprefer-vector-width=512\n-mtune=znver4";
+    case rt::Isa::Avx512: return PRISM_AVX512;
+    case rt::Isa::Amx: return PRISM_AVX512 "\n-mamx-tile\n-mamx-int8";
   }
   return "";
 }

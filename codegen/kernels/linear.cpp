@@ -14,10 +14,12 @@ using ir::Op;
 namespace {
 
 constexpr int kTiles[] = {12, 4, 1};  // tokens at once; 12 accumulators and 8 weight words fill 32 vector registers
+constexpr int kMatrixTokens = 16;     // tokens at once with matrix registers
 
 class Linear {
  public:
-  Linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) : r_(op, name, dims), b_(r_.b) {}
+  Linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa)
+      : r_(op, name, dims), b_(r_.b), isa_(isa) {}
 
   Result<LoweredKernel> run() {
     for (const ir::Operation& o : r_.body.ops)
@@ -44,8 +46,10 @@ class Linear {
     }
     if (groups_ > 1 && n_ % (kLanes * groups_)) return r_.unsupported(*linear_, "output size is not a multiple of " + std::to_string(kLanes * groups_));
 
-    y_ = b_.scratch("y", Elem::F32, int64_t(groups_) * kTiles[0] * kLanes);
     const ir::Dim rows = Region::rows_of(x_->type);
+    const bool matrix = isa_ >= rt::Isa::Amx && quantized && !(rows == ir::Dim(1));
+    slot_tokens_ = matrix ? kMatrixTokens : kTiles[0];
+    y_ = b_.scratch("y", Elem::F32, int64_t(groups_) * slot_tokens_ * kLanes);
     first_group_ = b_.let(b_.task() * int64_t(groups_));
     Ex done(0);
     if (rows == ir::Dim(1)) {
@@ -53,6 +57,10 @@ class Linear {
     } else {
       const Ex m = b_.let(r_.dim(rows));
       Status status = ok();
+      if (matrix) {
+        b_.if_(Ex(kMatrixTokens) <= m, [&] { status = matrix_tiles(m); });
+        done = b_.let(m / int64_t(kMatrixTokens) * int64_t(kMatrixTokens));
+      }
       for (int t : kTiles) {
         const Ex last = b_.let(m - Ex(t - 1));
         b_.for_(done, last, t, [&](Ex t0) {
@@ -76,11 +84,77 @@ class Linear {
       const Ex group = b_.let(first_group_ + Ex(g));
       if (ir::info(format_).quantized) dot_quantized(group, t0, acc);
       else dot_dense(group, t0, acc);
-      for (int i = 0; i < t; ++i) b_.store(y_, Ex((int64_t(g) * kTiles[0] + i) * kLanes), acc[size_t(i)]);
+      store_sums(g, acc);
     }
+    return epilogues(t0, t);
+  }
+
+  void store_sums(int g, const std::vector<Ex>& acc) {
+    for (size_t i = 0; i < acc.size(); ++i) b_.store(y_, Ex((int64_t(g) * slot_tokens_ + int64_t(i)) * kLanes), acc[i]);
+  }
+
+  Status epilogues(Ex t0, int t) {
     Status status = ok();
     b_.for_(0, t, 1, [&](Ex i) { status = epilogue(b_.let(t0 + i), i); });
     return status;
+  }
+
+  /// Tokens 16 at a time with AMX: the groups' weights are unpacked to bytes once, each block of 32 columns is one matrix
+  /// product of integers, and the sums are scaled in the same order as in dot_quantized, so the bits are the same.
+  Status matrix_tiles(Ex m) {
+    const Buffer& x = r_.buffer(x_);
+    const int64_t blocks = k_ / 32, row_bytes = blocks * ir::info(DType::Q8A).bytes;
+    const int parts = format_ == DType::Q6_K ? 2 : 1, words = 8 / parts;
+    b_.use_tiles({{kMatrixTokens, 64}, {kMatrixTokens, 4 * words}, {words, 64}});
+    const Buffer bytes = b_.scratch("bytes", Elem::U8, int64_t(groups_) * blocks * 512);
+    const Buffer scales = b_.scratch("scales", Elem::F32, int64_t(groups_) * blocks * parts * 2 * kLanes);
+    const Buffer sums = b_.scratch("sums", Elem::I32, 2 * kMatrixTokens * kLanes);
+    for (int g = 0; g < groups_; ++g)
+      for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, [&](Ex k, const WeightBlock& w) {
+        for (int j = 0; j < 8; ++j) b_.store(bytes, (Ex(g * blocks) + k) * 512 + 64 * j, w.words[size_t(j)]);
+        for (int p = 0; p < parts; ++p) {
+          const Ex at = b_.let((Ex(g * blocks) + k) * (parts * 2 * kLanes) + p * 2 * kLanes);
+          b_.store(scales, at, w.scale[p]);
+          b_.store(scales, at + kLanes, w.minimum[p]);
+        }
+      });
+    Status status = ok();
+    b_.for_(0, m - Ex(kMatrixTokens - 1), kMatrixTokens, [&](Ex t0) {
+      const Ex row = b_.let(t0 * row_bytes);
+      for (int g = 0; g < groups_; ++g) {
+        std::vector<Ex> acc;
+        for (int i = 0; i < kMatrixTokens; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
+        b_.for_(0, blocks, 1, [&](Ex k) {
+          for (int p = 0; p < parts; ++p) {
+            const Ex block = b_.let(Ex(g * blocks) + k);
+            const Ex half = b_.let((k * parts + Ex(p)) % 2 * (kMatrixTokens * kLanes));  // the next product may start
+            b_.tile_zero(0);
+            b_.tile_load(1, x, row + k * 32 + Ex(p * 16), row_bytes);
+            b_.tile_load(2, bytes, block * 512 + Ex(p * 256), 64);
+            b_.tile_dot(0, 1, 2);
+            b_.tile_store(0, sums, half, 64);
+            const Ex at = b_.let(block * (parts * 2 * kLanes) + Ex(p * 2 * kLanes));
+            const Ex scale = b_.let(b_.load(scales, at, kLanes)), minimum = b_.let(b_.load(scales, at + kLanes, kLanes));
+            for (int i = 0; i < kMatrixTokens; ++i) {
+              const Ex token = row + Ex(i * row_bytes);
+              const Ex d = b_.load({Elem::F32, 1}, x, token + Ex(k_) + k * 4);
+              const Ex s = b_.load({Elem::F32, 1}, x, activation_sum(token, k, parts, p));
+              const Ex sum = cast(Elem::F32, b_.load(sums, half + Ex(i * kLanes), kLanes));
+              b_.assign(acc[size_t(i)], fma(sum, scale * d, acc[size_t(i)]));
+              b_.assign(acc[size_t(i)], fma(minimum, s, acc[size_t(i)]));
+            }
+          }
+        });
+        store_sums(g, acc);
+      }
+      status = epilogues(t0, kMatrixTokens);
+    });
+    return status;
+  }
+
+  /// Where d times the sum of the activations of block k (or of its half p) stands in the q8a row at `row`: planes s and h.
+  Ex activation_sum(Ex row, Ex k, int parts, int p) const {
+    return parts == 1 ? row + Ex(k_ + k_ / 8) + k * 4 : row + Ex(k_ + k_ / 4) + k * 8 + 4 * p;
   }
 
   void dot_quantized(Ex group, Ex t0, const std::vector<Ex>& acc) {
@@ -98,8 +172,7 @@ class Linear {
           for (int j = p * words; j < (p + 1) * words; ++j)
             sum = b_.let(call(w.small ? Fn::Dot4Small : Fn::Dot4,
                               {sum, w.words[size_t(j)], splat(b_.load({Elem::I32, 1}, x, q + 4 * j), kLanes)}));
-          // The block's sum of activations times d: planes s (32) and h (16) of a q8a row.
-          const Ex s = b_.load({Elem::F32, 1}, x, w.parts == 1 ? row[i] + Ex(k_ + k_ / 8) + k * 4 : row[i] + Ex(k_ + k_ / 4) + k * 8 + 4 * p);
+          const Ex s = b_.load({Elem::F32, 1}, x, activation_sum(row[i], k, w.parts, p));
           b_.assign(acc[i], fma(cast(Elem::F32, sum), w.scale[p] * d, acc[i]));
           b_.assign(acc[i], fma(w.minimum[p], s, acc[i]));
         }
@@ -131,7 +204,7 @@ class Linear {
     }
     const ir::Operation& o = *v->def;
     if (o.op == Op::Linear) {
-      Ex y = b_.load(ty, y_, (Ex(int64_t(slot) * kTiles[0]) + i) * kLanes + (lanes == 1 ? n % kLanes : Ex(0)));
+      Ex y = b_.load(ty, y_, (Ex(int64_t(slot) * slot_tokens_) + i) * kLanes + (lanes == 1 ? n % kLanes : Ex(0)));
       if (o.operands().size() > 2) y = y + b_.load(ty, r_.buffer(o.operand(2)), n);
       return y;
     }
@@ -210,6 +283,8 @@ class Linear {
 
   Region r_;
   Builder& b_;
+  rt::Isa isa_;
+  int slot_tokens_ = 0;      ///< tokens per group in y_
   const ir::Operation* linear_ = nullptr;
   const ir::Value* x_ = nullptr;
   int64_t n_ = 0, k_ = 0;
@@ -221,8 +296,8 @@ class Linear {
 
 }  // namespace
 
-Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
-  return Linear(op, name, dims).run();
+Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa) {
+  return Linear(op, name, dims, isa).run();
 }
 
 }  // namespace prism::codegen

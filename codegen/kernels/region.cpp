@@ -142,9 +142,9 @@ void store_q8a(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex lo
   b.store(out, row + Ex(n + n / 4) + block * 8 + 4, d * h1);
 }
 
-Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
+Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa) {
   for (const ir::Operation& inner : op.body->ops) {
-    if (inner.op == Op::Linear) return lower_linear(op, name, dims);
+    if (inner.op == Op::Linear) return lower_linear(op, name, dims, isa);
     if (inner.op == Op::FlashAttention) return lower_flash(op, name, dims);
     if (inner.op == Op::KvAppend || inner.op == Op::Rope) return lower_append(op, name, dims);
   }

@@ -6,6 +6,7 @@
 
 #include "codegen/kir/kir.h"
 #include "ir/op_info.h"
+#include "runtime/cpu.h"
 #include "runtime/program.h"
 
 namespace prism::codegen {
@@ -57,11 +58,11 @@ kir::Ex activation(const std::string& act, kir::Ex x);  ///< "silu", "relu", "ge
 /// Quantizes 32 values (two vectors) into block `block` of the q8a row of `n` elements that starts at byte `row`.
 void store_q8a(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex lo, kir::Ex hi);
 
-Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
+Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 Result<LoweredKernel> lower_flash(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 /// Picks the generator by the region's anchor op.
-Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
+Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 
 }  // namespace prism::codegen

@@ -270,6 +270,22 @@ void Builder::if_(Ex cond, const std::function<void()>& then, const std::functio
   blocks_.back()->push_back({Stmt::Kind::If, -1, cond.node, {}, {}, std::move(yes), std::move(no)});
 }
 
+void Builder::use_tiles(std::vector<TileShape> shapes) { kernel_.tiles = std::move(shapes); }
+
+void Builder::tile_zero(int t) { blocks_.back()->push_back({Stmt::Kind::TileZero, -1, {}, {}, {}, {}, {}, {t}}); }
+
+void Builder::tile_load(int t, const Buffer& b, Ex index, Ex row_bytes) {
+  blocks_.back()->push_back({Stmt::Kind::TileLoad, b.id, index.node, row_bytes.node, {}, {}, {}, {t}});
+}
+
+void Builder::tile_store(int t, const Buffer& b, Ex index, Ex row_bytes) {
+  blocks_.back()->push_back({Stmt::Kind::TileStore, b.id, index.node, row_bytes.node, {}, {}, {}, {t}});
+}
+
+void Builder::tile_dot(int sum, int a, int b) {
+  blocks_.back()->push_back({Stmt::Kind::TileDot, -1, {}, {}, {}, {}, {}, {sum, a, b}});
+}
+
 Kernel Builder::finish() { return std::move(kernel_); }
 
 }  // namespace prism::kir

@@ -111,10 +111,20 @@ inline Ex fma(Ex a, Ex b, Ex c) { return call(Fn::Fma, {a, b, c}); }
 struct Stmt;
 using Block = std::vector<Stmt>;
 struct Stmt {
-  enum class Kind : uint8_t { Let, Var, Assign, Store, StoreN, For, If } kind;
+  enum class Kind : uint8_t {
+    Let, Var, Assign, Store, StoreN, For, If,
+    TileZero, TileLoad, TileStore, TileDot,
+  } kind;
   int id = -1;                  ///< variable or buffer
-  Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a
+  Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a.
+                                ///< TileLoad/TileStore: index, bytes between rows
   Block body, otherwise;
+  int tile[3] = {};             ///< TileDot: sum, signed operand, unsigned operand; the others use tile[0]
+};
+
+/// A matrix register (AMX): rows of bytes.
+struct TileShape {
+  int rows, row_bytes;
 };
 
 struct Kernel {
@@ -123,6 +133,7 @@ struct Kernel {
   std::vector<Ty> vars;         ///< type by variable id; 0 is `task`
   std::vector<std::string> dims;
   int64_t scratch_bytes = 0;
+  std::vector<TileShape> tiles; ///< by tile number; empty = the kernel uses none
   Block body;
 };
 
@@ -149,6 +160,12 @@ class Builder {
   Ex var(Ex init);                                              ///< mutable
   void assign(Ex var, Ex value);
   void for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& body);
+  void use_tiles(std::vector<TileShape> shapes);
+  void tile_zero(int t);
+  void tile_load(int t, const Buffer& b, Ex index, Ex row_bytes);
+  void tile_store(int t, const Buffer& b, Ex index, Ex row_bytes);
+  /// sum[m][n] += dot of 4 bytes: i8 a[m][4k..] * u8 b[k][4n..]
+  void tile_dot(int sum, int a, int b);
   void if_(Ex cond, const std::function<void()>& then, const std::function<void()>& otherwise = {});
 
   Kernel finish();

@@ -128,6 +128,14 @@ class Printer {
           block(s.body, depth + 1);
           out_ << pad << "}";
           break;
+        case Stmt::Kind::TileZero: out_ << "tile" << s.tile[0] << " = 0"; break;
+        case Stmt::Kind::TileLoad: case Stmt::Kind::TileStore:
+          out_ << (s.kind == Stmt::Kind::TileLoad ? "load tile" : "store tile") << s.tile[0] << ", " << k_.buffers[size_t(s.id)].name << "[";
+          expr(s.a);
+          out_ << "] rows ";
+          expr(s.b);
+          break;
+        case Stmt::Kind::TileDot: out_ << "tile" << s.tile[0] << " += dot(tile" << s.tile[1] << ", tile" << s.tile[2] << ")"; break;
         case Stmt::Kind::If:
           out_ << "if ";
           expr(s.a);
@@ -172,6 +180,11 @@ class Verifier {
         case Stmt::Kind::For:
           defined_.insert(s.id);
           PRISM_CHECK(block(s.body));
+          break;
+        case Stmt::Kind::TileZero: case Stmt::Kind::TileLoad: case Stmt::Kind::TileStore: case Stmt::Kind::TileDot:
+          for (int t : s.tile)
+            if (t < 0 || size_t(t) >= k_.tiles.size()) return bad("tile", t, " has no shape");
+          if (s.kind == Stmt::Kind::TileStore && !k_.buffers[size_t(s.id)].written) return bad("store to read-only buffer ", k_.buffers[size_t(s.id)].name);
           break;
         case Stmt::Kind::If:
           PRISM_CHECK(block(s.body));

@@ -24,6 +24,7 @@ class CRenderer {
   virtual std::string store(kir::Ty t, const std::string& address, const std::string& value) = 0;
   virtual std::string store_n(kir::Ty t, const std::string& address, const std::string& value, const std::string& count) = 0;
   virtual std::string convert(kir::Ty to, kir::Ty from, const std::string& value) = 0;
+  virtual std::string tile(const kir::Stmt& s, const std::string& address, const std::string& row_bytes) = 0;
   virtual std::string call(kir::Fn fn, kir::Ty t, const std::vector<std::string>& args) = 0;
 
   std::string expr(const kir::Ref& r);

@@ -193,10 +193,29 @@ class CpuRenderer final : public CRenderer {
     for (size_t i = 0; i < k.dims.size(); ++i)
       s += "  const i64 d" + std::to_string(i) + " = dims[" + std::to_string(i) + "];  // " + k.dims[i] + "\n";
     for (size_t i = 0; i < k.dims.size(); ++i) s += "  (void)d" + std::to_string(i) + ";";
+    if (!k.tiles.empty()) {  // palette 1, then 16 widths in bytes and 16 row counts
+      s += "\n  static const struct { u8 palette, start, zero[14]; u16 bytes[16]; u8 rows[16]; } tiles = {1, 0, {0}, {";
+      for (const TileShape& t : k.tiles) s += std::to_string(t.row_bytes) + ",";
+      s += "}, {";
+      for (const TileShape& t : k.tiles) s += std::to_string(t.rows) + ",";
+      s += "}};\n  __builtin_ia32_tile_loadconfig(&tiles);";
+    }
     return s + "\n  for (i64 task = begin; task < end; ++task) {\n";
   }
 
-  std::string close(const Kernel&) override { return "  }\n}\n\n"; }
+  std::string close(const Kernel& k) override {
+    return k.tiles.empty() ? "  }\n}\n\n" : "  }\n  __builtin_ia32_tilerelease();\n}\n\n";
+  }
+
+  std::string tile(const Stmt& s, const std::string& address, const std::string& row_bytes) override {
+    const std::string t = std::to_string(s.tile[0]);
+    switch (s.kind) {
+      case Stmt::Kind::TileZero: return "__builtin_ia32_tilezero(" + t + ")";
+      case Stmt::Kind::TileLoad: return "__builtin_ia32_tileloadd64(" + t + ", " + address + ", " + row_bytes + ")";
+      case Stmt::Kind::TileStore: return "__builtin_ia32_tilestored64(" + t + ", " + address + ", " + row_bytes + ")";
+      default: return "__builtin_ia32_tdpbsud(" + t + ", " + std::to_string(s.tile[1]) + ", " + std::to_string(s.tile[2]) + ")";
+    }
+  }
 
   std::string load(Ty t, const std::string& address) override { return "ld_" + type(t) + "(" + address + ")"; }
   std::string store(Ty t, const std::string& address, const std::string& value) override {

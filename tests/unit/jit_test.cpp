@@ -88,7 +88,7 @@ TEST_F(Jit, UnitsAreLinkedTogetherAndRunForEveryIsa) {
       "typedef float v16 __attribute__((vector_size(64)));"
       "void add(float* x, const float* y) { *(v16*)x += *(const v16*)y; }",
   };
-  for (rt::Isa isa : {rt::Isa::Generic, rt::Isa::Avx2, rt::Isa::Avx512}) {
+  for (rt::Isa isa : {rt::Isa::Generic, rt::Isa::Avx2, rt::Isa::Avx512, rt::Isa::Amx}) {
     auto object = compile_c(units, isa);
     ASSERT_TRUE(object) << object.message();
     if (!rt::runs_here(isa)) continue;
