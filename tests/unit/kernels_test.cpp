@@ -2,143 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
-#include <random>
 
-#include "codegen/generate.h"
 #include "codegen/kir/kir.h"
-#include "codegen/pack.h"
 #include "ir/eval.h"
-#include "ir/text.h"
-#include "passes/pass.h"
-#include "runtime/base/half.h"
-#include "runtime/executable.h"
+#include "kernel_fixture.h"
 
 namespace prism {
 namespace {
-
-using ir::DType;
-
-constexpr DType kFormats[] = {DType::F32,  DType::F16,  DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q5_0,
-                              DType::Q5_1, DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K};
-
-/// Random bytes in the format's layout with scales of a sane size.
-std::vector<uint8_t> random_weights(DType t, int64_t elements, std::mt19937& rng) {
-  const ir::DTypeInfo& f = ir::info(t);
-  const size_t blocks = size_t(elements) / f.block;
-  std::vector<uint8_t> bytes(blocks * f.bytes);
-  std::uniform_real_distribution<float> value(-0.1f, 0.1f);
-  for (size_t b = 0; b < blocks; ++b) {
-    uint8_t* p = bytes.data() + b * f.bytes;
-    auto half = [&](size_t at, float v) {
-      const uint16_t h = f32_to_f16(v);
-      memcpy(p + at, &h, 2);
-    };
-    if (t == DType::F32) {
-      const float v = value(rng);
-      memcpy(p, &v, 4);
-    } else if (t == DType::F16) {
-      half(0, value(rng));
-    } else if (t == DType::BF16) {
-      const uint16_t h = f32_to_bf16(value(rng));
-      memcpy(p, &h, 2);
-    } else {
-      for (size_t i = 0; i < f.bytes; ++i) p[i] = uint8_t(rng());
-      const float scale = f.block == 256 ? 0.01f : 0.1f;
-      half(t == DType::Q6_K ? 208 : 0, value(rng) * scale);
-      if (t == DType::Q4_1 || t == DType::Q5_1 || t == DType::Q4_K || t == DType::Q5_K) half(2, value(rng) * scale);
-    }
-  }
-  return bytes;
-}
-
-/// A module from text, its random weights, and the program compiled from it.
-class Fixture {
- public:
-  Fixture(const std::string& text, rt::Isa isa) {
-    auto parsed = ir::parse(text, "test");
-    EXPECT_TRUE(parsed) << parsed.message();
-    original_ = std::move(*parsed);
-    auto lowered = ir::parse(text, "test");
-    module_ = std::move(*lowered);
-    std::mt19937 rng(7);
-    for (auto& w : original_->weights) {
-      data_[w->value.name] = random_weights(w->value.type.dtype, *w->value.type.elements(), rng);
-      w->data = data_[w->value.name].data();
-      w->bytes = data_[w->value.name].size();
-    }
-    run(*original_, "quantize-activations");  // what the int8 kernels compute, exactly
-    run(*module_, "fuse-attention,quantize-activations,pack-weights,dce,fuse-epilogues,plan-memory");
-    auto program = codegen::generate(*module_, {isa});
-    EXPECT_TRUE(program) << program.message();
-    rt::LoadOptions load;
-    load.fill = [this](const rt::Weight& w, std::span<uint8_t> dst) {
-      return codegen::fill_weight(w, [&](const std::string& name) -> Result<codegen::SourceTensor> {
-        const ir::Type& t = original_->weight(name)->value.type;
-        std::vector<int64_t> shape;
-        for (ir::Dim d : t.shape) shape.push_back(*d.constant());
-        return codegen::SourceTensor{t.dtype, shape, data_.at(name).data()};
-      }, dst);
-    };
-    if (!program) return;
-    auto exe = rt::Executable::from_program(std::move(*program), load);
-    EXPECT_TRUE(exe) << exe.message();
-    if (exe) executable_ = *exe;
-  }
-
-  const ir::Module& original() const { return *original_; }
-  bool compiled() const { return executable_ != nullptr; }
-
-  /// Runs an entry point on one thread in `parts` pieces of every launch. Inputs are raw bytes in argument order.
-  std::vector<std::vector<uint8_t>> run_entry(const std::string& name, const std::vector<const void*>& inputs,
-                                              std::map<std::string, int64_t> dims, int64_t parts,
-                                              std::vector<std::vector<float>>* kv_planes = nullptr) {
-    const rt::Program& p = executable_->program();
-    const rt::EntryPoint& e = *executable_->entry(name);
-    std::vector<int64_t> values;
-    for (const std::string& d : p.dims) values.push_back(dims.count(d) ? dims[d] : d == "ctx" ? kContext : 0);
-    std::vector<uint8_t> arena_bytes(e.arena_bytes + 256), scratch_bytes(1 << 22);
-    auto align = [](std::vector<uint8_t>& v) { return reinterpret_cast<uint8_t*>(round_up_(uint64_t(v.data()))); };
-    uint8_t *arena = align(arena_bytes), *scratch = align(scratch_bytes);
-    auto bytes_of = [&](const rt::Slot& s) {
-      int64_t n = 1;
-      for (const rt::Expr& x : s.shape) n *= *x.evaluate(values);
-      const ir::DTypeInfo& f = ir::info(*ir::dtype_from_name(s.dtype));
-      return size_t(n / int64_t(f.block) * int64_t(f.bytes));
-    };
-    for (size_t i = 0; i < e.inputs.size(); ++i) memcpy(arena + e.inputs[i].offset, inputs[i], bytes_of(e.inputs[i]));
-    for (const rt::Launch& l : e.launches) {
-      std::vector<void*> args;
-      for (const rt::Arg& a : l.args) {
-        if (a.space == rt::Space::Arena) args.push_back(arena + a.offset);
-        else if (a.space == rt::Space::Weight) args.push_back(const_cast<uint8_t*>(executable_->weights()) + p.weights[a.index].offset + a.offset);
-        else args.push_back((*kv_planes)[a.index * 2 + (a.space == rt::Space::KvV)].data());
-      }
-      const int64_t tasks = *l.tasks.evaluate(values);
-      for (int64_t i = 0; i < parts; ++i)
-        executable_->kernel(l.kernel)(args.data(), values.data(), tasks * i / parts, tasks * (i + 1) / parts, scratch);
-    }
-    std::vector<std::vector<uint8_t>> out;
-    for (const rt::Slot& s : e.outputs) out.emplace_back(arena + s.offset, arena + s.offset + bytes_of(s));
-    return out;
-  }
-
-  static constexpr int64_t kContext = 192;
-
- private:
-  static uint64_t round_up_(uint64_t v) { return (v + 63) / 64 * 64; }
-  static void run(ir::Module& m, const std::string& pipeline) {
-    auto steps = passes::parse_pipeline(pipeline);
-    ASSERT_TRUE(steps) << steps.message();
-    passes::Manager manager;
-    auto status = manager.run(m, *steps);
-    ASSERT_TRUE(status) << status.message();
-  }
-
-  std::unique_ptr<ir::Module> original_, module_;
-  std::map<std::string, std::vector<uint8_t>> data_;
-  std::shared_ptr<rt::Executable> executable_;
-};
 
 std::vector<float> random_floats(size_t n, unsigned seed, float scale = 1) {
   std::mt19937 rng(seed);
@@ -178,7 +48,7 @@ class Kernels : public testing::TestWithParam<rt::Isa> {
 constexpr int64_t kSeqs[] = {1, 3, 13, 40};
 
 /// Checks one entry of inputs f32[?seq,width] at several lengths; also that one row at a time gives the same bits.
-void check_rows(Fixture& f, const std::string& name, int64_t width, double tolerance) {
+void check_rows(KernelFixture& f, const std::string& name, int64_t width, double tolerance) {
   ir::Evaluator evaluator(f.original());
   for (int64_t seq : kSeqs) {
     const auto x = random_floats(size_t(seq * width), unsigned(seq));
@@ -210,8 +80,9 @@ TEST_P(Kernels, LinearOfEveryFormat) {
     names.push_back("plain_" + f);
     names.push_back("mlp_" + f);
   }
-  Fixture f("module @linears level=graph {\n  dim ?seq in [1,64]\n  weight @bias : f32[48]\n" + weights + graphs + "}\n", GetParam());
-  ASSERT_TRUE(f.compiled());
+  auto fixture = KernelFixture::create("module @linears level=graph {\n  dim ?seq in [1,64]\n  weight @bias : f32[48]\n" + weights + graphs + "}\n", GetParam());
+  ASSERT_TRUE(fixture) << fixture.message();
+  KernelFixture& f = **fixture;
   // In mlp the second linear's input is quantized inside the kernel: where the evaluator's sum rounds the other way, one
   // activation of 256 moves by 1/127 of its block's largest.
   for (const std::string& name : names) check_rows(f, name, 512, name.starts_with("mlp") ? 1e-3 : 1e-5);
@@ -238,8 +109,9 @@ TEST_P(Kernels, RowWise) {
     }
     std::string text = "module @rows level=graph {\n  dim ?seq in [1,64]\n  weight @w : f32[W]\n  weight @b : f32[W]\n" + graphs + "}\n";
     for (size_t at; (at = text.find('W')) != std::string::npos;) text.replace(at, 1, w);
-    Fixture f(text, GetParam());
-    ASSERT_TRUE(f.compiled());
+    auto fixture = KernelFixture::create(text, GetParam());
+    ASSERT_TRUE(fixture) << fixture.message();
+    KernelFixture& f = **fixture;
     for (const auto& [name, ops] : chains) check_rows(f, name, width, 2e-5);
   }
 }
@@ -251,8 +123,9 @@ TEST_P(Kernels, EmbeddingOfEveryFormat) {
     text += "  weight @t_" + f + " : " + f + "[40,256]\n  graph @e_" + f + "(%ids: i32[?seq]) -> (f32[?seq,256]) {\n    %y = embedding(%ids, @t_" + f +
             ") : f32[?seq,256]\n    return %y\n  }\n";
   }
-  Fixture f(text + "}\n", GetParam());
-  ASSERT_TRUE(f.compiled());
+  auto fixture = KernelFixture::create(text + "}\n", GetParam());
+  ASSERT_TRUE(fixture) << fixture.message();
+  KernelFixture& f = **fixture;
   ir::Evaluator evaluator(f.original());
   const std::vector<int32_t> ids = {0, 39, 17, 16, 15, 5, 5};
   for (DType t : kFormats) {
@@ -294,12 +167,13 @@ TEST_P(Kernels, AppendAndAttention) {
             "    %y = reshape(%a) {shape=\"?seq," + std::to_string(c.heads * c.size) + "\"} : f32[?seq," + std::to_string(c.heads * c.size) + "]\n"
             "    return %y, %kv2\n  }\n";
   }
-  Fixture f(text + "}\n", GetParam());
-  ASSERT_TRUE(f.compiled());
+  auto fixture = KernelFixture::create(text + "}\n", GetParam());
+  ASSERT_TRUE(fixture) << fixture.message();
+  KernelFixture& f = **fixture;
   ir::Evaluator evaluator(f.original());
   for (const AttentionCase& c : cases) {
     // As bytes: f16 planes of the capacity.
-    const size_t plane = size_t(c.kv_heads * Fixture::kContext * c.size) / 2 + 16;
+    const size_t plane = size_t(c.kv_heads * KernelFixture::kContext * c.size) / 2 + 16;
     std::vector<std::vector<float>> planes(2, std::vector<float>(plane)), single = planes;
     ir::Tensor cache = tensor({0, c.kv_heads, c.size}, {});
     int64_t past = 0;
