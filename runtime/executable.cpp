@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "runtime/code_object.h"
 #include "runtime/cpu.h"
@@ -12,29 +13,36 @@
 namespace prism::rt {
 namespace {
 
-Status check_weights(std::span<const uint8_t> weights, std::span<const uint64_t> hashes, unsigned threads,
-                     const Progress& progress, const std::string& name) {
+/// Copies the weights from the mapped file into huge pages and checks their hashes. Kernels stream them at every token, and
+/// with 4 KiB pages the walks cost a fifth of the bandwidth or more (docs/decisions.md).
+Result<Mapping> read_weights(std::span<const uint8_t> file, std::span<const uint64_t> hashes, unsigned threads,
+                             const Progress& progress, const std::string& name) {
+  PRISM_TRY(Mapping weights, Mapping::anonymous(file.size(), name + ": weights", /*huge_pages=*/true));
   PRISM_TRY(auto team, ThreadTeam::create(unsigned(std::min<size_t>(threads, std::max<size_t>(1, hashes.size())))));
-  ProgressCounter counter(progress, "checking weights", weights.size());
+  ProgressCounter counter(progress, "reading weights", file.size());
   std::vector<uint64_t> found(hashes.size());
   parallel_for(*team, hashes.size(), [&](size_t i) {
-    const auto rest = weights.subspan(i * kHashedBytes);
+    const auto rest = file.subspan(i * kHashedBytes);
     const auto chunk = rest.first(std::min(kHashedBytes, rest.size()));
-    madvise(const_cast<uint8_t*>(chunk.data()), chunk.size(), MADV_POPULATE_READ);  // not a fault for each
-    found[i] = xxh3(chunk.data(), chunk.size());
+    uint8_t* source = const_cast<uint8_t*>(chunk.data());
+    uint8_t* copy = weights.data() + i * kHashedBytes;
+    madvise(source, chunk.size(), MADV_POPULATE_READ);  // not a fault for each page
+    std::memcpy(copy, source, chunk.size());
+    madvise(source, chunk.size(), MADV_DONTNEED);       // one copy in memory at a time
+    found[i] = xxh3(copy, chunk.size());
     counter.add(chunk.size());
   });
   for (size_t i = 0; i < hashes.size(); ++i)
     if (found[i] != hashes[i])
       return error(name, ": hash ", i, " of the weights: found ", found[i], ", expected ", hashes[i],
                    ": the file is damaged");
-  return ok();
+  return weights;
 }
 
 }  // namespace
 
 struct Executable::Resources {
-  Mapping weights;  // the whole file when they are embedded
+  Mapping weights;
   CodeObject code;
 
   /// An executable with everything but weights.
@@ -66,17 +74,18 @@ Executable::~Executable() = default;
 Result<std::shared_ptr<Executable>> Executable::load(const std::string& path, const LoadOptions& options) {
   PRISM_TRY(PrxFile file, open_prx(path));
   PRISM_TRY(const size_t code, choose_code(file.program.codes, best_isa(), path));
+  Mapping weights;
   if (file.program.weights_embedded) {
     const unsigned threads = options.threads ? options.threads : available_cores();
-    PRISM_CHECK(check_weights(file.weights, file.weight_hashes, threads, options.progress, path));
+    PRISM_TRY(weights, read_weights(file.weights, file.weight_hashes, threads, options.progress, path));
   } else if (!file.program.weights.empty() && !options.fill) {
     return error(path, ": weights: found none in the file, expected those of the model file ",
                  quoted(file.program.model.path));
   }
   PRISM_TRY(auto exe, Resources::create(std::move(file.program), file.code[code], path));
   if (exe->program_.weights_embedded) {
-    exe->weights_ = file.weights.data();
-    exe->resources_->weights = std::move(file.map);
+    exe->weights_ = weights.data();
+    exe->resources_->weights = std::move(weights);
   } else {
     PRISM_CHECK(Resources::fill(*exe, options, path));
   }

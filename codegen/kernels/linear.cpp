@@ -14,6 +14,7 @@ using ir::Op;
 namespace {
 
 constexpr int kTiles[] = {12, 4, 1};  // tokens at once; 12 accumulators and 8 weight words fill 32 vector registers
+constexpr int64_t kPrefetchBytes = 4096;  // ahead of the weights of a single row, which come from memory
 constexpr int kMatrixTokens = 16;     // tokens at once with matrix registers
 
 class Linear {
@@ -110,7 +111,7 @@ class Linear {
     const Buffer scales = b_.scratch("scales", Elem::F32, int64_t(groups_) * blocks * parts * 2 * kLanes);
     const Buffer sums = b_.scratch("sums", Elem::I32, 2 * kMatrixTokens * kLanes);
     for (int g = 0; g < groups_; ++g)
-      for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, [&](Ex k, const WeightBlock& w) {
+      for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, 0, [&](Ex k, const WeightBlock& w) {
         for (int j = 0; j < 8; ++j) b_.store(bytes, (Ex(g * blocks) + k) * 512 + 64 * j, w.words[size_t(j)]);
         for (int p = 0; p < parts; ++p) {
           const Ex at = b_.let((Ex(g * blocks) + k) * (parts * 2 * kLanes) + p * 2 * kLanes);
@@ -162,7 +163,7 @@ class Linear {
     const int64_t row_bytes = k_ / 32 * ir::info(DType::Q8A).bytes;
     std::vector<Ex> row;
     for (size_t i = 0; i < acc.size(); ++i) row.push_back(b_.let((t0 + Ex(int64_t(i))) * row_bytes));
-    for_each_block(b_, format_, r_.buffer(linear_->operand(1)), group, k_, {}, [&](Ex k, const WeightBlock& w) {
+    for_each_block(b_, format_, r_.buffer(linear_->operand(1)), group, k_, {}, acc.size() == 1 ? kPrefetchBytes : 0, [&](Ex k, const WeightBlock& w) {
       for (size_t i = 0; i < acc.size(); ++i) {
         const Ex q = b_.let(row[i] + k * 32);
         const Ex d = b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4);

@@ -215,7 +215,7 @@ class RowWise {
     }
     if (!packed) return r_.unsupported(o, "table " + table->type.str() + " is not packed, expected layout rows16");
     const Ex lane = b_.let(id % kLanes);
-    for_each_block(b_, table->type.dtype, t, b_.let(id / kLanes), d, lane, [&](Ex k, const WeightBlock& w) {
+    for_each_block(b_, table->type.dtype, t, b_.let(id / kLanes), d, lane, 0, [&](Ex k, const WeightBlock& w) {
       for (int j = 0; j < 8; ++j)
         for (int i = 0; i < 4; ++i) {
           const int p = w.parts == 2 ? j / 4 : 0;

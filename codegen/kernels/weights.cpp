@@ -43,14 +43,20 @@ struct Reader {
 }  // namespace
 
 void for_each_block(Builder& b, DType format, const Buffer& w, Ex group, int64_t columns, std::optional<Ex> lane,
-                    const std::function<void(Ex, const WeightBlock&)>& fn) {
+                    int64_t prefetch, const std::function<void(Ex, const WeightBlock&)>& fn) {
   const Reader r{b, w, lane};
   const int64_t unit_bytes = rows16_block_bytes(format);
   const Ex base = b.let(group * rows16_group_bytes(format, columns));
 
+  auto ahead = [&](Ex at, int64_t bytes) {
+    if (prefetch)
+      for (int64_t line = 0; line < bytes; line += 64) b.prefetch(w, at + Ex(prefetch + line));
+  };
+
   if (ir::info(format).block == 32) {
     b.for_(0, columns / 32, 1, [&](Ex k) {
       const Ex at = b.let(base + k * unit_bytes);
+      ahead(at, unit_bytes);
       WeightBlock block{{}, 1, {}, {}, true};
       const Ex d = r.f32(Elem::F16, at);
       block.scale[0] = d;
@@ -86,6 +92,7 @@ void for_each_block(Builder& b, DType format, const Buffer& w, Ex group, int64_t
     const Ex dmin = q6 ? Ex() : b.let(Ex(0.0) - r.f32(Elem::F16, at + 32));
     b.for_(0, 8, 1, [&](Ex sub) {
       const Ex p = b.let(at + Ex(header) + sub * part);
+      ahead(p, part);
       WeightBlock block{{}, q6 ? 2 : 1, {}, {}, true};
       if (q6) {
         for (int i = 0; i < 2; ++i) {

@@ -16,8 +16,8 @@ struct WeightBlock {
 };
 
 /// Calls `fn(index of the 32-weight block in the row, block)` inside the loops that walk the row(s) of group `group`.
-/// lane: absent = all 16 rows as vectors, else that row alone as scalars.
+/// lane: absent = all 16 rows as vectors, else that row alone as scalars. prefetch: bytes to run ahead of the loads, 0 = none.
 void for_each_block(kir::Builder& b, ir::DType format, const kir::Buffer& w, kir::Ex group, int64_t columns,
-                    std::optional<kir::Ex> lane, const std::function<void(kir::Ex, const WeightBlock&)>& fn);
+                    std::optional<kir::Ex> lane, int64_t prefetch, const std::function<void(kir::Ex, const WeightBlock&)>& fn);
 
 }  // namespace prism::codegen

@@ -219,6 +219,10 @@ void Builder::store_n(const Buffer& b, Ex index, Ex value, Ex count) {
   blocks_.back()->push_back(std::move(s));
 }
 
+void Builder::prefetch(const Buffer& b, Ex index) {
+  blocks_.back()->push_back({Stmt::Kind::Prefetch, b.id, index.node, {}, {}, {}, {}});
+}
+
 static Ex var_ref(int id, Ty t) {
   auto n = std::make_shared<Node>();
   n->kind = Kind::Var;

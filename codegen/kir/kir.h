@@ -112,11 +112,11 @@ struct Stmt;
 using Block = std::vector<Stmt>;
 struct Stmt {
   enum class Kind : uint8_t {
-    Let, Var, Assign, Store, StoreN, For, If,
+    Let, Var, Assign, Store, StoreN, For, If, Prefetch,
     TileZero, TileLoad, TileStore, TileDot,
   } kind;
   int id = -1;                  ///< variable or buffer
-  Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a.
+  Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a. Prefetch: index.
                                 ///< TileLoad/TileStore: index, bytes between rows
   Block body, otherwise;
   int tile[3] = {};             ///< TileDot: sum, signed operand, unsigned operand; the others use tile[0]
@@ -159,6 +159,7 @@ class Builder {
   Ex let(Ex value);
   Ex var(Ex init);                                              ///< mutable
   void assign(Ex var, Ex value);
+  void prefetch(const Buffer& b, Ex index);                     ///< a hint; the index may be past the end
   void for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& body);
   void use_tiles(std::vector<TileShape> shapes);
   void tile_zero(int t);

@@ -128,6 +128,11 @@ class Printer {
           block(s.body, depth + 1);
           out_ << pad << "}";
           break;
+        case Stmt::Kind::Prefetch:
+          out_ << "prefetch " << k_.buffers[size_t(s.id)].name << "[";
+          expr(s.a);
+          out_ << "]";
+          break;
         case Stmt::Kind::TileZero: out_ << "tile" << s.tile[0] << " = 0"; break;
         case Stmt::Kind::TileLoad: case Stmt::Kind::TileStore:
           out_ << (s.kind == Stmt::Kind::TileLoad ? "load tile" : "store tile") << s.tile[0] << ", " << k_.buffers[size_t(s.id)].name << "[";
@@ -181,6 +186,7 @@ class Verifier {
           defined_.insert(s.id);
           PRISM_CHECK(block(s.body));
           break;
+        case Stmt::Kind::Prefetch: break;
         case Stmt::Kind::TileZero: case Stmt::Kind::TileLoad: case Stmt::Kind::TileStore: case Stmt::Kind::TileDot:
           for (int t : s.tile)
             if (t < 0 || size_t(t) >= k_.tiles.size()) return bad("tile", t, " has no shape");

@@ -89,6 +89,7 @@ void CRenderer::block(const Block& b, int depth) {
       case Stmt::Kind::Assign: out_ += pad + v + " = " + expr(s.a) + ";\n"; break;
       case Stmt::Kind::Store: out_ += pad + store(s.b->ty, address(s.id, s.a), expr(s.b)) + ";\n"; break;
       case Stmt::Kind::StoreN: out_ += pad + store_n(s.b->ty, address(s.id, s.a), expr(s.b), expr(s.c)) + ";\n"; break;
+      case Stmt::Kind::Prefetch: out_ += pad + "__builtin_prefetch(" + address(s.id, s.a) + ");\n"; break;
       case Stmt::Kind::TileZero: case Stmt::Kind::TileDot: out_ += pad + tile(s, "", "") + ";\n"; break;
       case Stmt::Kind::TileLoad: case Stmt::Kind::TileStore: out_ += pad + tile(s, address(s.id, s.a), expr(s.b)) + ";\n"; break;
       case Stmt::Kind::For:
