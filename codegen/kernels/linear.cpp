@@ -16,6 +16,7 @@ namespace {
 constexpr int kTiles[] = {12, 4, 1};  // tokens at once; 12 accumulators and 8 weight words fill 32 vector registers
 constexpr int64_t kPrefetchBytes = 4096;  // ahead of the weights of a single row, which come from memory
 constexpr int kMatrixTokens = 16;     // tokens at once with matrix registers
+constexpr int kInFlight = 4;          // matrix products begun before the first one's sums are read
 
 class Linear {
  public:
@@ -106,10 +107,12 @@ class Linear {
     const Buffer& x = r_.buffer(x_);
     const int64_t blocks = k_ / 32, row_bytes = blocks * ir::info(DType::Q8A).bytes;
     const int parts = format_ == DType::Q6_K ? 2 : 1, words = 8 / parts;
-    b_.use_tiles({{kMatrixTokens, 64}, {kMatrixTokens, 4 * words}, {words, 64}});
+    std::vector<kir::TileShape> shapes(kInFlight, {kMatrixTokens, 64});
+    for (int i = 0; i < 2; ++i) shapes.insert(shapes.end(), {{kMatrixTokens, 4 * words}, {words, 64}});
+    b_.use_tiles(shapes);
     const Buffer bytes = b_.scratch("bytes", Elem::U8, int64_t(groups_) * blocks * 512);
     const Buffer scales = b_.scratch("scales", Elem::F32, int64_t(groups_) * blocks * parts * 2 * kLanes);
-    const Buffer sums = b_.scratch("sums", Elem::I32, 2 * kMatrixTokens * kLanes);
+    const Buffer sums = b_.scratch("sums", Elem::I32, kInFlight * kMatrixTokens * kLanes);
     for (int g = 0; g < groups_; ++g)
       for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, 0, [&](Ex k, const WeightBlock& w) {
         for (int j = 0; j < 8; ++j) b_.store(bytes, (Ex(g * blocks) + k) * 512 + 64 * j, w.words[size_t(j)]);
@@ -125,27 +128,35 @@ class Linear {
       for (int g = 0; g < groups_; ++g) {
         std::vector<Ex> acc;
         for (int i = 0; i < kMatrixTokens; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
-        b_.for_(0, blocks, 1, [&](Ex k) {
-          for (int p = 0; p < parts; ++p) {
-            const Ex block = b_.let(Ex(g * blocks) + k);
-            const Ex half = b_.let((k * parts + Ex(p)) % 2 * (kMatrixTokens * kLanes));  // the next product may start
-            b_.tile_zero(0);
-            b_.tile_load(1, x, row + k * 32 + Ex(p * 16), row_bytes);
-            b_.tile_load(2, bytes, block * 512 + Ex(p * 256), 64);
-            b_.tile_dot(0, 1, 2);
-            b_.tile_store(0, sums, half, 64);
-            const Ex at = b_.let(block * (parts * 2 * kLanes) + Ex(p * 2 * kLanes));
+        // Several products in flight before their sums are read: a tile's latency is longer than what follows it.
+        auto products = [&](Ex k0, int n) {
+          for (int u = 0; u < n; ++u) {
+            const Ex k = k0 + Ex(u / parts);
+            const int p = u % parts, a = kInFlight + 2 * (u % 2), w = a + 1;
+            b_.tile_zero(u);
+            b_.tile_load(a, x, row + k * 32 + Ex(p * 16), row_bytes);
+            b_.tile_load(w, bytes, (Ex(g * blocks) + k) * 512 + Ex(p * 256), 64);
+            b_.tile_dot(u, a, w);
+          }
+          for (int u = 0; u < n; ++u) b_.tile_store(u, sums, Ex(u * kMatrixTokens * kLanes), 64);
+          for (int u = 0; u < n; ++u) {
+            const Ex k = b_.let(k0 + Ex(u / parts));
+            const int p = u % parts;
+            const Ex at = b_.let((Ex(g * blocks) + k) * (parts * 2 * kLanes) + Ex(p * 2 * kLanes));
             const Ex scale = b_.let(b_.load(scales, at, kLanes)), minimum = b_.let(b_.load(scales, at + kLanes, kLanes));
             for (int i = 0; i < kMatrixTokens; ++i) {
               const Ex token = row + Ex(i * row_bytes);
               const Ex d = b_.load({Elem::F32, 1}, x, token + Ex(k_) + k * 4);
               const Ex s = b_.load({Elem::F32, 1}, x, activation_sum(token, k, parts, p));
-              const Ex sum = cast(Elem::F32, b_.load(sums, half + Ex(i * kLanes), kLanes));
+              const Ex sum = cast(Elem::F32, b_.load(sums, Ex((u * kMatrixTokens + i) * kLanes), kLanes));
               b_.assign(acc[size_t(i)], fma(sum, scale * d, acc[size_t(i)]));
               b_.assign(acc[size_t(i)], fma(minimum, s, acc[size_t(i)]));
             }
           }
-        });
+        };
+        const int64_t step = kInFlight / parts, whole = blocks / step * step;
+        b_.for_(0, whole, step, [&](Ex k) { products(k, kInFlight); });
+        b_.for_(whole, blocks, 1, [&](Ex k) { products(k, parts); });
         store_sums(g, acc);
       }
       status = epilogues(t0, kMatrixTokens);
