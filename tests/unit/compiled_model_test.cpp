@@ -1,0 +1,156 @@
+// Whole models through the pipeline, code generation and the runtime, against logits recorded from llama.cpp.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "codegen/generate.h"
+#include "frontends/gguf/model.h"
+#include "passes/pass.h"
+#include "runtime/session.h"
+
+namespace prism {
+namespace {
+
+std::string shared_path(const std::string& name) {
+  const char* folder = getenv("PRISM_SHARED");
+  return std::string(folder ? folder : PRISM_SOURCE_DIR "/../shared/reference") + "/" + name;
+}
+
+std::vector<char> read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  EXPECT_TRUE(in) << path;
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::vector<float> read_floats(const std::string& path) {
+  const std::vector<char> bytes = read_file(path);
+  std::vector<float> v(bytes.size() / 4);
+  memcpy(v.data(), bytes.data(), v.size() * 4);
+  return v;
+}
+
+const nlohmann::json& reference() {
+  static const nlohmann::json json = [] {
+    const auto bytes = read_file(shared_path("reference.json"));
+    return nlohmann::json::parse(bytes.begin(), bytes.end());
+  }();
+  return json;
+}
+
+Result<std::shared_ptr<rt::Executable>> compile(const std::string& path) {
+  PRISM_TRY(auto file, gguf::File::open(path));
+  PRISM_TRY(auto module, gguf::build_module(file));
+  PRISM_TRY(auto pipeline, passes::parse_pipeline("cpu"));
+  PRISM_CHECK(passes::Manager().run(*module, pipeline));
+  PRISM_TRY(auto program, codegen::generate(*module));
+  rt::LoadOptions load;
+  load.fill = [&](const rt::Weight& w, std::span<uint8_t> dst) {
+    return codegen::fill_weight(w, [&](const std::string& name) -> Result<codegen::SourceTensor> {
+      const gguf::TensorInfo* t = file->tensor(name);
+      if (!t) return error("no tensor ", name);
+      return codegen::SourceTensor{t->dtype, t->shape, file->data(*t)};
+    }, dst);
+  };
+  return rt::Executable::from_program(std::move(program), load);
+}
+
+std::vector<float> score(const std::shared_ptr<rt::Executable>& exe, const std::vector<int32_t>& ids, unsigned threads) {
+  auto session = rt::Session::create(exe, {threads, 0});
+  EXPECT_TRUE(session) << session.message();
+  std::vector<float> logits;
+  auto status = (*session)->score(ids, [&](size_t, std::span<const float> row) { logits.insert(logits.end(), row.begin(), row.end()); });
+  EXPECT_TRUE(status) << status.message();
+  return logits;
+}
+
+/// Logits after the last id when the ids are fed in pieces of `chunk`.
+std::vector<float> feed(const std::shared_ptr<rt::Executable>& exe, const std::vector<int32_t>& ids, size_t chunk, unsigned threads) {
+  auto session = rt::Session::create(exe, {threads, 0});
+  EXPECT_TRUE(session) << session.message();
+  std::vector<float> last;
+  for (size_t at = 0; at < ids.size(); at += chunk) {
+    auto logits = (*session)->feed(std::span(ids).subspan(at, std::min(chunk, ids.size() - at)));
+    EXPECT_TRUE(logits) << logits.message();
+    last.assign(logits->begin(), logits->end());
+  }
+  return last;
+}
+
+class CompiledTiny : public testing::TestWithParam<std::string> {};
+
+TEST_P(CompiledTiny, LogitsAgreeWithLlamaCpp) {
+  auto exe = compile(shared_path(GetParam() + ".gguf"));
+  ASSERT_TRUE(exe) << exe.message();
+  const auto ids = reference()["tiny"]["ids"].get<std::vector<int32_t>>();
+  const auto want = read_floats(shared_path(GetParam() + ".logits.f32"));
+  const auto got = score(*exe, ids, 2);
+  ASSERT_EQ(got.size(), want.size());
+  double difference = 0, power = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    difference += std::pow(double(got[i]) - want[i], 2);
+    power += double(want[i]) * want[i];
+  }
+  EXPECT_LE(difference / power, 1e-4);
+  const std::vector<float> last(got.end() - 128, got.end());
+  for (size_t chunk : {1u, 5u, 17u, 96u}) EXPECT_EQ(feed(*exe, ids, chunk, 2), last) << "in pieces of " << chunk;
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, CompiledTiny, testing::Values("llama-dense", "qwen2-dense", "gemma3-dense", "gpt2-dense"),
+                         [](const auto& info) { return info.param.substr(0, info.param.find('-')); });
+
+TEST(CompiledSmolLM2, QualityIsNoWorseThanLlamaCppsAndBitsDoNotDependOnThreadsOrChunks) {
+  const char* models = getenv("PRISM_MODELS");
+  ASSERT_NE(models, nullptr) << "set PRISM_MODELS to the folder with SmolLM2-135M-Instruct.Q4_1.gguf";
+  auto exe = compile(std::string(models) + "/SmolLM2-135M-Instruct.Q4_1.gguf");
+  ASSERT_TRUE(exe) << exe.message();
+  const auto& model = reference()["models"]["smollm2"];
+  const auto ids = model["ids"].get<std::vector<int32_t>>();
+  const auto logits = score(*exe, ids, 2);
+  const size_t vocab = logits.size() / ids.size();
+
+  // n, k, ids [n,k], logits [n,k], log-sum-exp [n]; the tokens outside the k are one bucket.
+  const auto record = read_file(shared_path("smollm2.top64.bin"));
+  int32_t n, k;
+  memcpy(&n, record.data(), 4);
+  memcpy(&k, record.data() + 4, 4);
+  ASSERT_EQ(size_t(n), ids.size());
+  const auto* top = reinterpret_cast<const int32_t*>(record.data() + 8);
+  const auto* top_logits = reinterpret_cast<const float*>(top + n * k);
+  const float* log_sums = top_logits + n * k;
+  double divergence = 0;
+  int agree = 0;
+  for (int i = 0; i < n; ++i) {
+    const float* row = logits.data() + size_t(i) * vocab;
+    const float* best = std::max_element(row, row + vocab);
+    double sum = 0;
+    for (size_t v = 0; v < vocab; ++v) sum += std::exp(double(row[v]) - *best);
+    const double log_sum = std::log(sum) + *best;
+    double p_rest = 1, q_rest = 1;
+    for (int j = 0; j < k; ++j) {
+      const double lp = double(top_logits[i * k + j]) - log_sums[i], lq = double(row[top[i * k + j]]) - log_sum;
+      divergence += std::exp(lp) * (lp - lq);
+      p_rest -= std::exp(lp);
+      q_rest -= std::exp(lq);
+    }
+    p_rest = std::max(p_rest, 1e-12);
+    q_rest = std::max(q_rest, 1e-12);
+    divergence += p_rest * std::log(p_rest / q_rest);
+    agree += best - row == top[i * k];
+  }
+  EXPECT_LE(divergence / n, model["llamacpp"]["mean_kl"].get<double>());
+  EXPECT_GE(double(agree) / n, model["llamacpp"]["top1_agreement"].get<double>());
+
+  const std::vector<int32_t> prompt(ids.begin(), ids.begin() + 90);
+  const auto whole = feed(*exe, prompt, 90, 1);
+  EXPECT_EQ(feed(*exe, prompt, 90, 2), whole);
+  EXPECT_EQ(feed(*exe, prompt, 90, 5), whole);
+  EXPECT_EQ(feed(*exe, prompt, 1, 2), whole);
+  EXPECT_EQ(feed(*exe, prompt, 33, 2), whole);
+}
+
+}  // namespace
+}  // namespace prism
