@@ -219,6 +219,8 @@ class Generator {
 
 }  // namespace
 
+std::string default_pipeline(rt::Isa isa) { return isa >= rt::Isa::Amx ? "cpu-amx" : "cpu"; }
+
 Result<rt::Program> generate(const ir::Module& m, const GenerateOptions& options) { return Generator(m, options).run(); }
 
 Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>(const std::string&)>& source,

@@ -15,6 +15,9 @@ struct GenerateOptions {
   std::function<void(const std::string& name, const std::string& text)> dump;  ///< receives "kernels.kir" and "kernels.c"
 };
 
+/// The named pipeline (passes/pipelines.cpp) made for an instruction set.
+std::string default_pipeline(rt::Isa isa);
+
 /// `m` is at level Plan. The program has no weights bytes: `fill_weight` makes them.
 Result<rt::Program> generate(const ir::Module& m, const GenerateOptions& options = {});
 

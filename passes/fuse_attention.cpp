@@ -11,7 +11,7 @@ using namespace ir;
 
 namespace {
 
-constexpr int64_t kKeyBlock = 16;  // the cache stores K in blocks of 16 positions (runtime/program.h)
+constexpr int64_t kKeyBlock = 32;  // two of the cache's blocks of 16 positions, a column of matrix registers
 
 }  // namespace
 

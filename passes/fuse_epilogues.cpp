@@ -1,6 +1,6 @@
 // fuse-epilogues: groups ops into kernels. Work is never done twice: an op is in exactly one kernel (positions and
 // constants are copied). The kinds of kernels, which are those code generation knows:
-//   linear     a linear and what follows for the same rows: bias, residual, activation, glu, scale, q8a
+//   linear     a linear and what follows for the same rows: bias, residual, activation, glu, scale, q8a or bf16
 //   append     split, norm, rope of q, k and v, and kv_append
 //   attention  flash_attention, its heads side by side, q8a
 //   row-wise   any connected group of elementwise ops, norms, softmax, q8a, embedding over the same rows; `tail` starts
@@ -16,7 +16,11 @@ using namespace ir;
 
 namespace {
 
-bool is_q8a(const Operation& op) { return op.op == Op::Quantize && op.attr<std::string>("format") == "q8a"; }
+/// Gives activations the type the next kernel multiplies.
+bool is_narrowing(const Operation& op) {
+  return (op.op == Op::Quantize && op.attr<std::string>("format") == "q8a") ||
+         (op.op == Op::Cast && op.result()->type.dtype == DType::BF16);
+}
 
 class Fuser {
  public:
@@ -71,8 +75,8 @@ class Fuser {
     claim({op});
     for (;;) {
       const Value* v = op->result();
-      for (const Use& u : v->uses)  // q8a beside other uses: the kernel returns both
-        if (is_q8a(*u.op) && !claimed(u.op) && claim({op, u.op})) return;
+      for (const Use& u : v->uses)  // q8a or bf16 beside other uses: the kernel returns both
+        if (is_narrowing(*u.op) && !claimed(u.op) && claim({op, u.op})) return;
       Operation* user = only_user(v);
       if (!user || claimed(user) || !is_epilogue(*user, v) || !claim({op, user})) return;
       op = user;
@@ -86,6 +90,8 @@ class Fuser {
       case Op::Rope:
       case Op::Scale:
         return true;
+      case Op::Cast:
+        return is_narrowing(op) && op.result()->type.rank() == 3;
       case Op::Slice:
         return op.attr<int64_t>("axis") + 1 == int64_t(op.operand(0)->type.rank());
       case Op::RmsNorm:
@@ -126,14 +132,14 @@ class Fuser {
     if (!heads || heads->op != Op::Reshape || rows_of(heads->result()->type) != op->result()->type.dim(0)) return;
     if (!claim({op, heads})) return;
     Operation* quantize = only_user(heads->result());
-    if (quantize && is_q8a(*quantize)) claim({heads, quantize});
+    if (quantize && is_narrowing(*quantize)) claim({heads, quantize});
   }
 
   /// Each row of the result depends on the same row of the operands only.
   static bool is_row_wise(const Operation& op) {
     if (op.results.size() != 1 || op.result()->type.rank() < 2) return false;
     const Type& type = op.result()->type;
-    if (op.op == Op::Embedding || op.op == Op::Tail || has_trait(op.op, RowReduce) || is_q8a(op)) return true;
+    if (op.op == Op::Embedding || op.op == Op::Tail || has_trait(op.op, RowReduce) || is_narrowing(op)) return true;
     if (op.op == Op::Reshape) return rows_of(op.operand(0)->type) == rows_of(type);
     return has_trait(op.op, Elementwise) &&
            llvm::all_of(op.operands(), [&](const Value* v) { return v->type.shape == type.shape || is_row_vector(v); });

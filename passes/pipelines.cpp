@@ -12,11 +12,16 @@ struct Named {
 };
 
 // canonicalize comes again after specialize-entry-points because `tail` of all rows goes away there.
+#define BEFORE_TYPES \
+  "canonicalize,constant-fold,cse,dce,specialize-entry-points,canonicalize,cse,fuse-attention,fuse-projections,"
+#define AFTER_TYPES ",pack-weights,dce,fuse-epilogues,plan-memory"
 constexpr Named kPipelines[] = {
-    {"cpu",
-     "canonicalize,constant-fold,cse,dce,specialize-entry-points,canonicalize,cse,fuse-attention,fuse-projections,"
-     "quantize-activations,pack-weights,dce,fuse-epilogues,plan-memory"},
+    {"cpu", BEFORE_TYPES "quantize-activations" AFTER_TYPES},
+    // With matrix registers: bf16 for more rows than @verify has, whose bits are those of @decode.
+    {"cpu-amx", BEFORE_TYPES "quantize-activations{bf16_rows=17}" AFTER_TYPES},
 };
+#undef BEFORE_TYPES
+#undef AFTER_TYPES
 
 using Values = std::map<std::string, std::string, std::less<>>;
 

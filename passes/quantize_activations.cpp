@@ -1,34 +1,101 @@
-// quantize-activations: a linear with a quantized weight reads its input as q8a (int8 blocks of 32), so that the
-// products are integer dot products. Linears of one input share the quantized value.
+// quantize-activations: activations in the type the kernels multiply. A linear with a quantized weight reads its input
+// as q8a (int8 blocks of 32), so that its products are integers. Where matrix registers are worth it, in graphs that can
+// have `bf16_rows` rows or more, linears and flash attention read bf16 instead. Users of one input share it.
 
 #include "llvm/ADT/DenseMap.h"
+#include "passes/plan_memory.h"
 #include "passes/util.h"
 
 namespace prism::passes {
 
 using namespace ir;
 
-Status quantize_activations(Module& m, const Options&) {
-  const int64_t block = info(DType::Q8A).block;
-  for (const auto& g : m.graphs) {
-    llvm::DenseMap<Value*, Value*> quantized;
-    for (Operation& op : g->ops) {
-      if (op.op != Op::Linear || !info(op.operand(1)->type.dtype).quantized) continue;
-      Value* x = op.operand(0);
-      if (info(x->type.dtype).quantized) continue;
-      const std::optional<int64_t> k = x->type.dim(-1).constant();
-      if (!k || *k % block)
-        return error("linear %", op.result()->name, ": found ", x->type.dim(-1).str(),
-                     " columns, expected a multiple of ", block, " for q8a");
-      Value*& q = quantized[x];
-      if (!q) {
-        Builder b(g.get(), &op);
-        q = b.Quantize({x}, {{"format", std::string("q8a")}}, x->name + ".q8a");
-        PRISM_CHECK(b.status());
-      }
-      op.set_operand(0, q);
+namespace {
+
+constexpr int64_t kMatrixColumns = 32;  // bf16 in one row of a matrix register
+
+class Quantizer {
+ public:
+  Quantizer(Module& m, Graph& g, int64_t bf16_rows) : graph_(g), ranges_(entry_ranges(m, g)), bf16_rows_(bf16_rows) {}
+
+  Status run() {
+    for (Operation& op : graph_.ops) {
+      if (op.op == Op::Linear) PRISM_CHECK(linear(op));
+      if (op.op == Op::FlashAttention) PRISM_CHECK(attention(op));
     }
+    return ok();
   }
+
+ private:
+  bool many_rows(const Type& t) const { return bf16_rows_ > 0 && rows_of(t).bounds(ranges_).hi >= bf16_rows_; }
+
+  Status linear(Operation& op) {
+    Value* x = op.operand(0);
+    const DType weight = op.operand(1)->type.dtype;
+    const std::optional<int64_t> k = x->type.dim(-1).constant();
+    if (x->type.dtype != DType::F32) return ok();
+    if (many_rows(x->type) && weight != DType::F32 && k && *k % kMatrixColumns == 0) {
+      PRISM_TRY(Value* narrow, bf16(x, &op));
+      op.set_operand(0, narrow);
+      return ok();
+    }
+    if (!info(weight).quantized) return ok();
+    const int64_t block = info(DType::Q8A).block;
+    if (!k || *k % block)
+      return error("linear %", op.result()->name, ": found ", x->type.dim(-1).str(), " columns, expected a multiple of ",
+                   block, " for q8a");
+    Value*& q = q8a_[x];
+    if (!q) {
+      Builder b(&graph_, &op);
+      q = b.Quantize({x}, {{"format", std::string("q8a")}}, x->name + ".q8a");
+      PRISM_CHECK(b.status());
+    }
+    op.set_operand(0, q);
+    return ok();
+  }
+
+  /// The queries become bf16, and so does the result, with its heads side by side: users go on with f32, unless they
+  /// take bf16 too.
+  Status attention(Operation& op) {
+    Value* q = op.operand(0);
+    if (q->type.dtype != DType::F32 || !many_rows(q->type) || *q->type.dim(-1).constant() % kMatrixColumns) return ok();
+    PRISM_TRY(Value* narrow_q, bf16(q, &op));
+    Value* old = op.result();
+    const Operation* heads = only_user(old);
+    Builder b(&graph_, &op);
+    Value* narrow = b.FlashAttention({narrow_q, op.operand(1)}, op.attrs, old->name + ".bf16");
+    if (heads && heads->op == Op::Reshape) {
+      old = heads->result();
+      narrow = b.Reshape({narrow}, heads->attrs, old->name + ".bf16");
+    }
+    Value* wide = b.Cast({narrow}, {{"to", std::string("f32")}}, old->name + ".f32");
+    PRISM_CHECK(b.status());
+    old->replace_all_uses_with(wide);
+    bf16_[wide] = narrow;
+    return ok();
+  }
+
+  /// x in bf16; what was widened is not rounded again.
+  Result<Value*> bf16(Value* x, Operation* before) {
+    Value*& narrow = bf16_[x];
+    if (!narrow) {
+      Builder b(&graph_, before);
+      narrow = b.Cast({x}, {{"to", std::string("bf16")}}, x->name + ".bf16");
+      PRISM_CHECK(b.status());
+    }
+    return narrow;
+  }
+
+  Graph& graph_;
+  Dim::Ranges ranges_;
+  int64_t bf16_rows_;
+  llvm::DenseMap<Value*, Value*> q8a_, bf16_;
+};
+
+}  // namespace
+
+Status quantize_activations(Module& m, const Options& options) {
+  for (const auto& g : m.graphs) PRISM_CHECK(Quantizer(m, *g, options.get_int("bf16_rows", 0)).run());
   return ok();
 }
 

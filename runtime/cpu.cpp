@@ -44,7 +44,7 @@ Isa detect() {
   uint32_t a71 = 0;
   if (subleaves < 1 || !__get_cpuid_count(7, 1, &a71, &b, &c1, &d)) return Isa::Avx2;
   if (!all_set(a71, {5})) return Isa::Avx2;  // BF16
-  if (!all_set(d7, {24, 25}) || !all_set(saved, {17, 18})) return Isa::Avx512;  // AMX-TILE, AMX-INT8; tile state
+  if (!all_set(d7, {22, 24}) || !all_set(saved, {17, 18})) return Isa::Avx512;  // AMX-BF16, AMX-TILE; tile state
   constexpr long kRequestState = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM: once for all threads of the process
   return syscall(SYS_arch_prctl, kRequestState, kTileData) == 0 ? Isa::Amx : Isa::Avx512;
 }

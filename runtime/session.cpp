@@ -60,21 +60,11 @@ class LanguageSession final : public Session {
   }
 
   Result<std::span<const float>> feed(std::span<const int32_t> ids) override {
-    PRISM_CHECK(check(ids));
-    const int64_t before = position_;
-    std::span<const float> logits;
-    while (!ids.empty()) {
-      const bool one_by_one = !prefill_.entry || (ids.size() == 1 && decode_.entry);
-      const Step& step = one_by_one ? decode_ : prefill_;
-      const auto chunk = ids.first(std::min(ids.size(), size_t(step.max_seq)));
-      if (Status s = run(step, chunk, 1); !s) {
-        position_ = before;
-        return s.err();
-      }
-      logits = row(step, 0);
-      ids = ids.subspan(chunk.size());
-    }
-    return logits;
+    return advance(prefill_.entry ? prefill_ : decode_, ids);
+  }
+
+  Result<std::span<const float>> step(int32_t id) override {
+    return advance(decode_.entry ? decode_ : prefill_, {&id, 1});
   }
 
   Status score(std::span<const int32_t> ids,
@@ -146,6 +136,21 @@ class LanguageSession final : public Session {
       return s.offset;
     }
     return error(name_, ": entry point ", quoted(e.name), ": found no slot ", quoted(slot_name), ", expected one");
+  }
+
+  /// Logits after the last id.
+  Result<std::span<const float>> advance(const Step& step, std::span<const int32_t> ids) {
+    PRISM_CHECK(check(ids));
+    const int64_t before = position_;
+    while (!ids.empty()) {
+      const auto chunk = ids.first(std::min(ids.size(), size_t(step.max_seq)));
+      if (Status s = run(step, chunk, 1); !s) {
+        position_ = before;
+        return s.err();
+      }
+      ids = ids.subspan(chunk.size());
+    }
+    return row(step, 0);
   }
 
   Status check(std::span<const int32_t> ids) const {

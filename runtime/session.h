@@ -26,10 +26,13 @@ class Session {
   static Result<std::unique_ptr<Session>> create(std::shared_ptr<Executable> exe, const SessionOptions& options = {});
   virtual ~Session() = default;
 
-  /// Appends ids to the context (in chunks of the prefill entry's maximum; a single id goes through decode) and returns the logits after the last
-  /// one, [vocab], valid until the next call. Error if an id is outside the vocabulary or the context is full (state unchanged).
+  /// Appends a prompt, or more of it, to the context and returns the logits after its last id, [vocab], valid until the
+  /// next call: the same bits whatever pieces it comes in. Error if an id is outside the vocabulary or the context is full
+  /// (state unchanged).
   virtual Result<std::span<const float>> feed(std::span<const int32_t> ids) = 0;
-  /// As feed, but logits of every id: calls `row(i, logits)` in order.
+  /// The same for one generated id: made for a single row, while feed is made for many and may round differently.
+  virtual Result<std::span<const float>> step(int32_t id) = 0;
+  /// As a step for each id, several at once: calls `row(i, logits)` in order.
   virtual Status score(std::span<const int32_t> ids, const std::function<void(size_t, std::span<const float>)>& row) = 0;
   virtual void rewind(int64_t positions) = 0;  ///< forget all positions from `positions` on
   virtual int64_t position() const = 0;

@@ -50,10 +50,7 @@ Status run(const Options& o) {
     const auto list = ids(n);
     const auto start = Clock::now();
     if (one_by_one) {
-      for (int32_t id : list) {
-        const int32_t next[] = {id};
-        PRISM_CHECK(session->feed(next));
-      }
+      for (int32_t id : list) PRISM_CHECK(session->step(id));
     } else {
       PRISM_CHECK(session->feed(list));
     }

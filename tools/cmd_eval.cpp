@@ -12,7 +12,7 @@ namespace {
 struct Options {
   std::string model, ids, out, isa;
   unsigned threads = 0;
-  bool reference = false;
+  bool reference = false, prefill = false;
 };
 
 Status run(const Options& o) {
@@ -35,7 +35,14 @@ Status run(const Options& o) {
   std::ofstream out(partial, std::ios::binary);
   if (!out) return error(partial, ": cannot write");
   auto write = [&](size_t, std::span<const float> row) { out.write(reinterpret_cast<const char*>(row.data()), std::streamsize(row.size_bytes())); };
-  if (auto status = session->score(ids, write); !status) {
+  auto prefill = [&]() -> Status {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      PRISM_TRY(auto row, session->feed(std::span(ids).subspan(i, 1)));
+      write(i, row);
+    }
+    return ok();
+  };
+  if (auto status = o.prefill ? prefill() : session->score(ids, write); !status) {
     std::remove(partial.c_str());
     return status.err();
   }
@@ -55,6 +62,7 @@ void add_eval(CLI::App& app, Action& chosen) {
   c->add_option("model", o->model, "GGUF or .prx file")->required();
   c->add_option("--ids", o->ids, "1,2,3 or @FILE")->required();
   c->add_option("--logits", o->out, "File to write")->required();
+  c->add_flag("--prefill", o->prefill, "Logits as a prompt's kernels compute them instead of those that generate (slower)");
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32 weights, activations and cache)");
   c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->check(CLI::Range(0, 1024));
   c->add_option("--isa", o->isa, "generic, avx2, avx512 or amx");

@@ -83,8 +83,7 @@ Status run(const RunOptions& o) {
       stop = "context";
       break;
     }
-    const int32_t next[] = {id};
-    PRISM_TRY(logits, session->feed(next));
+    PRISM_TRY(logits, session->step(id));
   }
   emit(stream.flush());
   const double decode_seconds = seconds(Clock::now() - first_at);

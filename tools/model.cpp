@@ -154,7 +154,7 @@ Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const Compi
     generate.isa = *isa;
   }
   PRISM_TRY(auto module, gguf::build_module(file));
-  PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline));
+  PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline.empty() ? codegen::default_pipeline(generate.isa) : o.pipeline));
   passes::ManagerOptions manager_options;
   if (!o.dump_ir.empty()) {
     std::error_code ec;

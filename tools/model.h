@@ -12,7 +12,7 @@ namespace prism::tools {
 
 struct CompileOptions {
   std::string isa;        ///< empty = this machine's best
-  std::string pipeline = "cpu";
+  std::string pipeline;   ///< empty = the one made for the isa
   std::string dump_ir;    ///< folder for the module after every pass and the kernels' text
 };
 

@@ -21,6 +21,8 @@ class ReferenceSession final : public rt::Session {
     return std::span<const float>(logits_);
   }
 
+  Result<std::span<const float>> step(int32_t id) override { return feed({&id, 1}); }
+
   Status score(std::span<const int32_t> ids, const std::function<void(size_t, std::span<const float>)>& row) override {
     PRISM_CHECK(forward(ids, int64_t(ids.size())));
     for (size_t i = 0; i < ids.size(); ++i) row(i, std::span<const float>(logits_).subspan(i * size_t(vocab_), size_t(vocab_)));

@@ -43,7 +43,7 @@ const char* isa_flags(rt::Isa isa) {
     case rt::Isa::Generic: return "-march=x86-64";
     case rt::Isa::Avx2: return "-march=x86-64-v3";
     case rt::Isa::Avx512: return PRISM_AVX512;
-    case rt::Isa::Amx: return PRISM_AVX512 "\n-mamx-tile\n-mamx-int8";
+    case rt::Isa::Amx: return PRISM_AVX512 "\n-mamx-tile\n-mamx-bf16";
   }
   return "";
 }

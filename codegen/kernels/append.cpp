@@ -58,7 +58,7 @@ class Append {
         const int64_t heads = q.heads, d = q.size;
         parts.push_back({q, [=, this](Ex token, Ex head, const Buffer& x) {
           const Ex at = b_.let((token * heads + head) * d);
-          copy(d, [&](Ex i, int l) { b_.store(out, at + i, b_.load(x, i, l)); });
+          copy(d, [&](Ex i, int l) { b_.store(out, at + i, cast(out.elem, b_.load(x, i, l))); });
         }});
       }
     }

@@ -2,6 +2,7 @@
 //
 // A task is a few groups of 16 output rows of w; for each tile of tokens it accumulates 16 outputs per vector over the
 // columns (int8 dot products per block of 32, scaled into f32), then applies the epilogue to the finished outputs.
+// Activations in bf16 go to matrix registers, 32 tokens by 32 outputs at a time.
 #include "codegen/kernels/weights.h"
 #include "codegen/pack.h"
 
@@ -15,8 +16,7 @@ namespace {
 
 constexpr int kTiles[] = {12, 4, 1};  // tokens at once; 12 accumulators and 8 weight words fill 32 vector registers
 constexpr int64_t kPrefetchBytes = 4096;  // ahead of the weights of a single row, which come from memory
-constexpr int kMatrixTokens = 16;     // tokens at once with matrix registers
-constexpr int kInFlight = 4;          // matrix products begun before the first one's sums are read
+constexpr int kMatrixTokens = 32;     // tokens at once with matrix registers
 
 class Linear {
  public:
@@ -37,8 +37,9 @@ class Linear {
     if (!r_.is_argument(x_)) return r_.unsupported(*linear_, "its input is computed in the same kernel");
     if (wt.layout != ir::Layout::Rows16) return r_.unsupported(*linear_, "weight " + wt.str() + " is not packed, expected layout rows16");
     const bool quantized = ir::info(format_).quantized;
-    if (quantized != (x_->type.dtype == DType::Q8A))
-      return r_.unsupported(*linear_, "input " + x_->type.str() + " does not go with weight " + wt.str());
+    const bool matrix = x_->type.dtype == DType::BF16;
+    if (matrix ? isa_ < rt::Isa::Amx || k_ % 32 : quantized != (x_->type.dtype == DType::Q8A))
+      return r_.unsupported(*linear_, "input " + x_->type.str() + " does not go with weight " + wt.str() + " on " + std::string(rt::isa_name(isa_)));
     for (const ir::Operation& o : r_.body.ops) {
       if (o.op == Op::Glu) {
         if (o.attr<int64_t>("group") != kLanes || n_ % 32) return r_.unsupported(o, "needs group 16 and a multiple of 32 outputs");
@@ -46,23 +47,21 @@ class Linear {
       }
       if (o.op == Op::Quantize) groups_ *= 2;
     }
+    if (matrix && groups_ == 1 && n_ % (2 * kLanes) == 0) groups_ = 2;
     if (groups_ > 1 && n_ % (kLanes * groups_)) return r_.unsupported(*linear_, "output size is not a multiple of " + std::to_string(kLanes * groups_));
 
     const ir::Dim rows = Region::rows_of(x_->type);
-    const bool matrix = isa_ >= rt::Isa::Amx && quantized && !(rows == ir::Dim(1));
     slot_tokens_ = matrix ? kMatrixTokens : kTiles[0];
     y_ = b_.scratch("y", Elem::F32, int64_t(groups_) * slot_tokens_ * kLanes);
     first_group_ = b_.let(b_.task() * int64_t(groups_));
     Ex done(0);
-    if (rows == ir::Dim(1)) {
+    if (matrix) {
+      PRISM_CHECK(matrix_tiles(b_.let(r_.dim(rows))));
+    } else if (rows == ir::Dim(1)) {
       PRISM_CHECK(tile(Ex(0), 1));
     } else {
       const Ex m = b_.let(r_.dim(rows));
       Status status = ok();
-      if (matrix) {
-        b_.if_(Ex(kMatrixTokens) <= m, [&] { status = matrix_tiles(m); });
-        done = b_.let(m / int64_t(kMatrixTokens) * int64_t(kMatrixTokens));
-      }
       for (int t : kTiles) {
         const Ex last = b_.let(m - Ex(t - 1));
         b_.for_(done, last, t, [&](Ex t0) {
@@ -88,80 +87,73 @@ class Linear {
       else dot_dense(group, t0, acc);
       store_sums(g, acc);
     }
-    return epilogues(t0, t);
+    return epilogues(t0, Ex(t));
   }
 
   void store_sums(int g, const std::vector<Ex>& acc) {
     for (size_t i = 0; i < acc.size(); ++i) b_.store(y_, Ex((int64_t(g) * slot_tokens_ + int64_t(i)) * kLanes), acc[i]);
   }
 
-  Status epilogues(Ex t0, int t) {
+  Status epilogues(Ex t0, Ex t) {
     Status status = ok();
     b_.for_(0, t, 1, [&](Ex i) { status = epilogue(b_.let(t0 + i), i); });
     return status;
   }
 
-  /// Tokens 16 at a time with AMX: the groups' weights are unpacked to bytes once, each block of 32 columns is one matrix
-  /// product of integers, and the sums are scaled in the same order as in dot_quantized, so the bits are the same.
+  /// The groups' weights become bf16 once, then every 32 tokens are multiplied by pairs of groups. The last block may
+  /// have fewer tokens; its other rows are computed from whatever is there and dropped.
   Status matrix_tiles(Ex m) {
+    b_.use_tiles(std::vector<kir::TileShape>(8, {kLanes, 64}));
     const Buffer& x = r_.buffer(x_);
-    const int64_t blocks = k_ / 32, row_bytes = blocks * ir::info(DType::Q8A).bytes;
-    const int parts = format_ == DType::Q6_K ? 2 : 1, words = 8 / parts;
-    std::vector<kir::TileShape> shapes(kInFlight, {kMatrixTokens, 64});
-    for (int i = 0; i < 2; ++i) shapes.insert(shapes.end(), {{kMatrixTokens, 4 * words}, {words, 64}});
-    b_.use_tiles(shapes);
-    const Buffer bytes = b_.scratch("bytes", Elem::U8, int64_t(groups_) * blocks * 512);
-    const Buffer scales = b_.scratch("scales", Elem::F32, int64_t(groups_) * blocks * parts * 2 * kLanes);
-    const Buffer sums = b_.scratch("sums", Elem::I32, kInFlight * kMatrixTokens * kLanes);
-    for (int g = 0; g < groups_; ++g)
-      for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, 0, [&](Ex k, const WeightBlock& w) {
-        for (int j = 0; j < 8; ++j) b_.store(bytes, (Ex(g * blocks) + k) * 512 + 64 * j, w.words[size_t(j)]);
-        for (int p = 0; p < parts; ++p) {
-          const Ex at = b_.let((Ex(g * blocks) + k) * (parts * 2 * kLanes) + p * 2 * kLanes);
-          b_.store(scales, at, w.scale[p]);
-          b_.store(scales, at + kLanes, w.minimum[p]);
-        }
-      });
+    const int64_t group_words = k_ / 2 * kLanes;
+    const Buffer w = b_.scratch("weights", Elem::U32, groups_ * group_words);
+    for (int g = 0; g < groups_; ++g) unpack_bf16(b_.let(first_group_ + Ex(g)), w, g * group_words);
     Status status = ok();
-    b_.for_(0, m - Ex(kMatrixTokens - 1), kMatrixTokens, [&](Ex t0) {
-      const Ex row = b_.let(t0 * row_bytes);
-      for (int g = 0; g < groups_; ++g) {
-        std::vector<Ex> acc;
-        for (int i = 0; i < kMatrixTokens; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
-        // Several products in flight before their sums are read: a tile's latency is longer than what follows it.
-        auto products = [&](Ex k0, int n) {
-          for (int u = 0; u < n; ++u) {
-            const Ex k = k0 + Ex(u / parts);
-            const int p = u % parts, a = kInFlight + 2 * (u % 2), w = a + 1;
-            b_.tile_zero(u);
-            b_.tile_load(a, x, row + k * 32 + Ex(p * 16), row_bytes);
-            b_.tile_load(w, bytes, (Ex(g * blocks) + k) * 512 + Ex(p * 256), 64);
-            b_.tile_dot(u, a, w);
-          }
-          for (int u = 0; u < n; ++u) b_.tile_store(u, sums, Ex(u * kMatrixTokens * kLanes), 64);
-          for (int u = 0; u < n; ++u) {
-            const Ex k = b_.let(k0 + Ex(u / parts));
-            const int p = u % parts;
-            const Ex at = b_.let((Ex(g * blocks) + k) * (parts * 2 * kLanes) + Ex(p * 2 * kLanes));
-            const Ex scale = b_.let(b_.load(scales, at, kLanes)), minimum = b_.let(b_.load(scales, at + kLanes, kLanes));
-            for (int i = 0; i < kMatrixTokens; ++i) {
-              const Ex token = row + Ex(i * row_bytes);
-              const Ex d = b_.load({Elem::F32, 1}, x, token + Ex(k_) + k * 4);
-              const Ex s = b_.load({Elem::F32, 1}, x, activation_sum(token, k, parts, p));
-              const Ex sum = cast(Elem::F32, b_.load(sums, Ex((u * kMatrixTokens + i) * kLanes), kLanes));
-              b_.assign(acc[size_t(i)], fma(sum, scale * d, acc[size_t(i)]));
-              b_.assign(acc[size_t(i)], fma(minimum, s, acc[size_t(i)]));
+    b_.for_(0, m, kMatrixTokens, [&](Ex t0) {
+      const Ex row = b_.let(t0 * k_);
+      for (int g = 0; g < groups_; g += 2) {
+        const int wide = std::min(2, groups_ - g);
+        for (int i = 0; i < 2 * wide; ++i) b_.tile_zero(i);
+        b_.for_(0, k_ / 32, 1, [&](Ex k) {
+          // Loads between the products, so that both units are busy.
+          for (int i = 0; i < 2; ++i) {
+            b_.tile_load(4 + i, x, row + Ex(i * kLanes * k_) + k * 32, Ex(k_ * 2));
+            for (int j = 0; j < wide; ++j) {
+              if (i == 0) b_.tile_load(6 + j, w, Ex((g + j) * group_words) + k * (16 * kLanes), 64);
+              b_.tile_dot(i * wide + j, 4 + i, 6 + j);
             }
           }
-        };
-        const int64_t step = kInFlight / parts, whole = blocks / step * step;
-        b_.for_(0, whole, step, [&](Ex k) { products(k, kInFlight); });
-        b_.for_(whole, blocks, 1, [&](Ex k) { products(k, parts); });
-        store_sums(g, acc);
+        });
+        for (int i = 0; i < 2; ++i)
+          for (int j = 0; j < wide; ++j) b_.tile_store(i * wide + j, y_, Ex(((g + j) * kMatrixTokens + i * kLanes) * kLanes), 64);
       }
-      status = epilogues(t0, kMatrixTokens);
+      status = epilogues(t0, b_.let(min(Ex(kMatrixTokens), m - t0)));
     });
     return status;
+  }
+
+  /// One group's weights, two columns of 16 rows in every 64 bytes.
+  void unpack_bf16(Ex group, const Buffer& out, int64_t at) {
+    const Buffer& w = r_.buffer(linear_->operand(1));
+    if (!ir::info(format_).quantized) {
+      const Ex base = b_.let(group * (k_ * kLanes));
+      b_.for_(0, k_ / 2, 1, [&](Ex k) {
+        auto column = [&](int i) { return b_.let(cast(Elem::F32, b_.load(w, base + k * (2 * kLanes) + Ex(i * kLanes), kLanes))); };
+        b_.store(out, Ex(at) + k * kLanes, bf16_pairs(b_, column(0), column(1)));
+      });
+      return;
+    }
+    for_each_block(b_, format_, w, group, k_, {}, 0, [&](Ex k, const WeightBlock& block) {
+      for (int j = 0; j < 8; ++j) {
+        const int p = block.parts == 2 ? j / 4 : 0;
+        auto column = [&](int i) {
+          const Ex q = cast(Elem::F32, cast(Elem::I32, (block.words[size_t(j)] >> (8 * i)) & 0xff));
+          return b_.let(fma(q, block.scale[p], block.minimum[p]));
+        };
+        for (int h = 0; h < 2; ++h)
+          b_.store(out, Ex(at) + k * (16 * kLanes) + Ex((2 * j + h) * kLanes), bf16_pairs(b_, column(2 * h), column(2 * h + 1)));
+      }
+    });
   }
 
   /// Where d times the sum of the activations of block k (or of its half p) stands in the q8a row at `row`: planes s and h.
@@ -220,7 +212,7 @@ class Linear {
       if (o.operands().size() > 2) y = y + b_.load(ty, r_.buffer(o.operand(2)), n);
       return y;
     }
-    if (o.op == Op::Reshape) return value(o.operand(0), t, i, slot, n, lanes);
+    if (o.op == Op::Reshape || o.op == Op::Cast) return value(o.operand(0), t, i, slot, n, lanes);  // a cast is rounded by the store
     if (o.op == Op::Glu) {
       // Output group g takes input groups 2g (gate) and 2g+1 (up).
       const Ex gate_at = b_.let(n * 2);
@@ -277,14 +269,14 @@ class Linear {
         const Ex n = b_.let(first + Ex(slot * kLanes));
         if (columns % kLanes == 0) {
           PRISM_TRY(Ex y, value(result, t, i, slot, n, kLanes));
-          b_.store(out, t * columns + n, y);
+          b_.store(out, t * columns + n, cast(out.elem, y));
           continue;
         }
         // The last group is partly padding: element by element.
         Status status = ok();
         b_.for_(n, min(n + kLanes, Ex(columns)), 1, [&](Ex at) {
           auto y = value(result, t, i, slot, at, 1);
-          if (y) b_.store(out, t * columns + at, *y);
+          if (y) b_.store(out, t * columns + at, cast(out.elem, *y));
           else status = y.err();
         });
         PRISM_CHECK(status);

@@ -8,7 +8,7 @@ using namespace kir;
 using ir::DType;
 using ir::Op;
 
-static Elem elem_of(const ir::Type& t) {
+Elem Region::elem_of(const ir::Type& t) {
   switch (t.dtype) {
     case DType::F32: return Elem::F32;
     case DType::F16: return Elem::F16;
@@ -113,6 +113,7 @@ std::optional<Ex> elementwise(const ir::Operation& op, const std::vector<Ex>& in
       const double cap = op.attr<double>("cap");
       return call(Fn::Tanh, {in[0] * Ex(1.0 / cap)}) * Ex(cap);
     }
+    case Op::Cast: return in[0];  // rounded where it is stored
     case Op::Scale: return in[0] * Ex(op.attr<double>("by")) + Ex(op.attr<double>("plus"));
     case Op::Add: return in[0] + in[1];
     case Op::Sub: return in[0] - in[1];
@@ -122,6 +123,11 @@ std::optional<Ex> elementwise(const ir::Operation& op, const std::vector<Ex>& in
     case Op::Minimum: return min(in[0], in[1]);
     default: return std::nullopt;
   }
+}
+
+Ex bf16_pairs(Builder& b, Ex low, Ex high) {
+  auto rounded = [&](Ex v) { return bitcast({Elem::U32, v.ty().lanes}, v) + 0x8000; };
+  return b.let((rounded(low) >> 16) | (rounded(high) & int64_t(0xffff0000)));
 }
 
 void store_q8a(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex lo, Ex hi) {
@@ -145,7 +151,7 @@ void store_q8a(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex lo
 Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa) {
   for (const ir::Operation& inner : op.body->ops) {
     if (inner.op == Op::Linear) return lower_linear(op, name, dims, isa);
-    if (inner.op == Op::FlashAttention) return lower_flash(op, name, dims);
+    if (inner.op == Op::FlashAttention) return lower_flash(op, name, dims, isa);
     if (inner.op == Op::KvAppend || inner.op == Op::Rope) return lower_append(op, name, dims);
   }
   return lower_rowwise(op, name, dims);

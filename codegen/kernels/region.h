@@ -42,6 +42,7 @@ class Region {
   const kir::Buffer& values(const ir::Value* kv) const { return values_.at(kv); }
 
   kir::Ex dim(ir::Dim d);                            ///< value of a size
+  static kir::Elem elem_of(const ir::Type& t);       ///< unit of indices of a buffer of that type
   static ir::Dim rows_of(const ir::Type& t);         ///< product of all axes but the last
   Error unsupported(const ir::Operation& op, const std::string& why) const;
   LoweredKernel finish(ir::Dim tasks);
@@ -55,13 +56,16 @@ class Region {
 std::optional<kir::Ex> elementwise(const ir::Operation& op, const std::vector<kir::Ex>& in);
 kir::Ex activation(const std::string& act, kir::Ex x);  ///< "silu", "relu", "gelu", "gelu_tanh", "gelu_quick"
 
+/// Two f32 vectors rounded to bf16 and paired lane by lane, `low` in the low half: a row of a matrix product's operand b.
+kir::Ex bf16_pairs(kir::Builder& b, kir::Ex low, kir::Ex high);
+
 /// Quantizes 32 values (two vectors) into block `block` of the q8a row of `n` elements that starts at byte `row`.
 void store_q8a(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex lo, kir::Ex hi);
 
 Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
-Result<LoweredKernel> lower_flash(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
+Result<LoweredKernel> lower_flash(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 /// Picks the generator by the region's anchor op.
 Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 

@@ -54,7 +54,7 @@ class RowWise {
     if (r_.is_returned(v)) {
       row = {r_.buffer(v), b_.let(b_.task() * width(v))};
     } else {
-      row = {b_.scratch(v->name, Elem::F32, width(v)), Ex(0)};
+      row = {b_.scratch(v->name, Region::elem_of(v->type), width(v)), Ex(0)};
     }
     rows_known_[v] = row;
     return row;
@@ -64,6 +64,8 @@ class RowWise {
     if (row.broadcast) return splat(cast(Elem::F32, b_.load(row.buffer, row.at)), lanes);
     return cast(Elem::F32, b_.load(row.buffer, row.at + i, lanes));
   }
+
+  void put(const Row& dst, Ex i, Ex value) { b_.store(dst.buffer, dst.at + i, cast(dst.buffer.elem, value)); }
 
   /// body(i, lanes) for vectors of 16 and then single elements.
   void over(int64_t n, const std::function<void(Ex, int)>& body) {
@@ -89,7 +91,7 @@ class RowWise {
       return ok();
     }
     const Row dst = destination(out);
-    over(width(out), [&](Ex i, int lanes) { b_.store(dst.buffer, dst.at + i, element(in, i, lanes)); });
+    over(width(out), [&](Ex i, int lanes) { put(dst, i, element(in, i, lanes)); });
     return ok();
   }
 
@@ -123,7 +125,7 @@ class RowWise {
         const Row dst = destination(out);
         b_.for_(0, width(out), 1, [&](Ex i) {
           const Ex gate = b_.let(i / group * (2 * group) + i % group);
-          b_.store(dst.buffer, dst.at + i, activation(o.attr<std::string>("act"), element(in, gate, 1)) * element(in, gate + group, 1));
+          put(dst, i, activation(o.attr<std::string>("act"), element(in, gate, 1)) * element(in, gate + group, 1));
         });
         return ok();
       }
@@ -139,7 +141,7 @@ class RowWise {
     over(width(out), [&](Ex i, int lanes) {
       std::vector<Ex> e;
       for (const Row& row : in) e.push_back(b_.let(element(row, i, lanes)));
-      if (auto y = elementwise(o, e)) b_.store(dst.buffer, dst.at + i, *y);
+      if (auto y = elementwise(o, e)) put(dst, i, *y);
       else status = r_.unsupported(o, "has no row-wise lowering");
     });
     return status;
@@ -165,7 +167,7 @@ class RowWise {
     over(n, [&](Ex i, int l) {
       Ex y = layer ? (element(x, i, l) - mean) * scale * element(w, i, l) : element(x, i, l) * scale * element(w, i, l);
       if (biased) y = y + element(bias, i, l);
-      b_.store(dst.buffer, dst.at + i, y);
+      put(dst, i, y);
     });
     return ok();
   }
@@ -175,10 +177,10 @@ class RowWise {
     const int64_t n = width(o.result());
     const Ex top = reduce(n, Fn::ReduceMax, [&](Ex i, int l) { return element(x, i, l); });
     const Row dst = destination(o.result());
-    over(n, [&](Ex i, int l) { b_.store(dst.buffer, dst.at + i, call(Fn::Exp, {element(x, i, l) - top})); });
+    over(n, [&](Ex i, int l) { put(dst, i, call(Fn::Exp, {element(x, i, l) - top})); });
     const Ex sum = reduce(n, Fn::ReduceAdd, [&](Ex i, int l) { return element(dst, i, l); });
     const Ex inverse = b_.let(constant({Elem::F32, 1}, 1.0) / sum);
-    over(n, [&](Ex i, int l) { b_.store(dst.buffer, dst.at + i, element(dst, i, l) * inverse); });
+    over(n, [&](Ex i, int l) { put(dst, i, element(dst, i, l) * inverse); });
     return ok();
   }
 
@@ -208,9 +210,9 @@ class RowWise {
     const bool packed = table->type.layout == ir::Layout::Rows16;
     if (!ir::info(table->type.dtype).quantized) {
       if (packed) b_.for_(0, d, 1, [&](Ex i) {
-        b_.store(dst.buffer, dst.at + i, cast(Elem::F32, b_.load(t, (id / kLanes * d + i) * kLanes + id % kLanes)));
+        put(dst, i, cast(Elem::F32, b_.load(t, (id / kLanes * d + i) * kLanes + id % kLanes)));
       });
-      else over(d, [&](Ex i, int l) { b_.store(dst.buffer, dst.at + i, cast(Elem::F32, b_.load(t, id * d + i, l))); });
+      else over(d, [&](Ex i, int l) { put(dst, i, cast(Elem::F32, b_.load(t, id * d + i, l))); });
       return ok();
     }
     if (!packed) return r_.unsupported(o, "table " + table->type.str() + " is not packed, expected layout rows16");
@@ -220,7 +222,7 @@ class RowWise {
         for (int i = 0; i < 4; ++i) {
           const int p = w.parts == 2 ? j / 4 : 0;
           const Ex q = cast(Elem::F32, cast(Elem::I32, (w.words[size_t(j)] >> (8 * i)) & 0xff));
-          b_.store(dst.buffer, dst.at + k * 32 + (4 * j + i), fma(q, w.scale[p], w.minimum[p]));
+          put(dst, k * 32 + (4 * j + i), fma(q, w.scale[p], w.minimum[p]));
         }
     });
     return ok();

@@ -119,7 +119,7 @@ struct Stmt {
   Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a. Prefetch: index.
                                 ///< TileLoad/TileStore: index, bytes between rows
   Block body, otherwise;
-  int tile[3] = {};             ///< TileDot: sum, signed operand, unsigned operand; the others use tile[0]
+  int tile[3] = {};             ///< TileDot: sum, a, b; the others use tile[0]
 };
 
 /// A matrix register (AMX): rows of bytes.
@@ -165,7 +165,7 @@ class Builder {
   void tile_zero(int t);
   void tile_load(int t, const Buffer& b, Ex index, Ex row_bytes);
   void tile_store(int t, const Buffer& b, Ex index, Ex row_bytes);
-  /// sum[m][n] += dot of 4 bytes: i8 a[m][4k..] * u8 b[k][4n..]
+  /// f32 sum[m][n] += bf16 a[m][2k]*b[k][2n] + a[m][2k+1]*b[k][2n+1] over all k
   void tile_dot(int sum, int a, int b);
   void if_(Ex cond, const std::function<void()>& then, const std::function<void()>& otherwise = {});
 

@@ -213,7 +213,7 @@ class CpuRenderer final : public CRenderer {
       case Stmt::Kind::TileZero: return "__builtin_ia32_tilezero(" + t + ")";
       case Stmt::Kind::TileLoad: return "__builtin_ia32_tileloadd64(" + t + ", " + address + ", " + row_bytes + ")";
       case Stmt::Kind::TileStore: return "__builtin_ia32_tilestored64(" + t + ", " + address + ", " + row_bytes + ")";
-      default: return "__builtin_ia32_tdpbsud(" + t + ", " + std::to_string(s.tile[1]) + ", " + std::to_string(s.tile[2]) + ")";
+      default: return "__builtin_ia32_tdpbf16ps(" + t + ", " + std::to_string(s.tile[1]) + ", " + std::to_string(s.tile[2]) + ")";
     }
   }
 

@@ -44,7 +44,7 @@ const nlohmann::json& reference() {
 Result<std::shared_ptr<rt::Executable>> compile(const std::string& path) {
   PRISM_TRY(auto file, gguf::File::open(path));
   PRISM_TRY(auto module, gguf::build_module(file));
-  PRISM_TRY(auto pipeline, passes::parse_pipeline("cpu"));
+  PRISM_TRY(auto pipeline, passes::parse_pipeline(codegen::default_pipeline(rt::best_isa())));
   PRISM_CHECK(passes::Manager().run(*module, pipeline));
   PRISM_TRY(auto program, codegen::generate(*module));
   rt::LoadOptions load;
@@ -67,18 +67,32 @@ std::vector<float> score(const std::shared_ptr<rt::Executable>& exe, const std::
   return logits;
 }
 
-/// Logits after the last id when the ids are fed in pieces of `chunk`.
+/// Logits after the last id of every piece when the ids are fed in pieces of `chunk`.
 std::vector<float> feed(const std::shared_ptr<rt::Executable>& exe, const std::vector<int32_t>& ids, size_t chunk, unsigned threads) {
   auto session = rt::Session::create(exe, {threads, 0});
   EXPECT_TRUE(session) << session.message();
-  std::vector<float> last;
+  std::vector<float> all;
   for (size_t at = 0; at < ids.size(); at += chunk) {
     auto logits = (*session)->feed(std::span(ids).subspan(at, std::min(chunk, ids.size() - at)));
     EXPECT_TRUE(logits) << logits.message();
-    last.assign(logits->begin(), logits->end());
+    all.insert(all.end(), logits->begin(), logits->end());
   }
-  return last;
+  return all;
 }
+
+std::vector<float> steps(const std::shared_ptr<rt::Executable>& exe, std::span<const int32_t> ids) {
+  auto session = rt::Session::create(exe, {2, 0});
+  EXPECT_TRUE(session) << session.message();
+  std::vector<float> all;
+  for (int32_t id : ids) {
+    auto logits = (*session)->step(id);
+    EXPECT_TRUE(logits) << logits.message();
+    all.insert(all.end(), logits->begin(), logits->end());
+  }
+  return all;
+}
+
+std::vector<float> last(const std::vector<float>& rows, size_t vocab) { return {rows.end() - long(vocab), rows.end()}; }
 
 class CompiledTiny : public testing::TestWithParam<std::string> {};
 
@@ -87,42 +101,38 @@ TEST_P(CompiledTiny, LogitsAgreeWithLlamaCpp) {
   ASSERT_TRUE(exe) << exe.message();
   const auto ids = reference()["tiny"]["ids"].get<std::vector<int32_t>>();
   const auto want = read_floats(shared_path(GetParam() + ".logits.f32"));
-  const auto got = score(*exe, ids, 2);
-  ASSERT_EQ(got.size(), want.size());
-  double difference = 0, power = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    difference += std::pow(double(got[i]) - want[i], 2);
-    power += double(want[i]) * want[i];
+  const auto scored = score(*exe, ids, 2), prefilled = feed(*exe, ids, 1, 2);
+  for (const auto& got : {scored, prefilled}) {
+    ASSERT_EQ(got.size(), want.size());
+    double difference = 0, power = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+      difference += std::pow(double(got[i]) - want[i], 2);
+      power += double(want[i]) * want[i];
+    }
+    EXPECT_LE(difference / power, 1e-4);
   }
-  EXPECT_LE(difference / power, 1e-4);
-  const std::vector<float> last(got.end() - 128, got.end());
-  for (size_t chunk : {1u, 5u, 17u, 96u}) EXPECT_EQ(feed(*exe, ids, chunk, 2), last) << "in pieces of " << chunk;
+  EXPECT_EQ(steps(*exe, ids), scored);
+  for (size_t chunk : {5u, 17u, 96u}) EXPECT_EQ(last(feed(*exe, ids, chunk, 2), 128), last(prefilled, 128)) << "in pieces of " << chunk;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, CompiledTiny, testing::Values("llama-dense", "qwen2-dense", "gemma3-dense", "gpt2-dense"),
                          [](const auto& info) { return info.param.substr(0, info.param.find('-')); });
 
-TEST(CompiledSmolLM2, QualityIsNoWorseThanLlamaCppsAndBitsDoNotDependOnThreadsOrChunks) {
-  const char* models = getenv("PRISM_MODELS");
-  ASSERT_NE(models, nullptr) << "set PRISM_MODELS to the folder with SmolLM2-135M-Instruct.Q4_1.gguf";
-  auto exe = compile(std::string(models) + "/SmolLM2-135M-Instruct.Q4_1.gguf");
-  ASSERT_TRUE(exe) << exe.message();
-  const auto& model = reference()["models"]["smollm2"];
-  const auto ids = model["ids"].get<std::vector<int32_t>>();
-  const auto logits = score(*exe, ids, 2);
-  const size_t vocab = logits.size() / ids.size();
+/// How far logits are from the recorded truth: n, k, ids [n,k], logits [n,k], log-sum-exp [n]; the tokens outside the k
+/// are one bucket.
+struct Quality {
+  double mean_divergence = 0, agreement = 0;
+};
 
-  // n, k, ids [n,k], logits [n,k], log-sum-exp [n]; the tokens outside the k are one bucket.
-  const auto record = read_file(shared_path("smollm2.top64.bin"));
+Quality quality(const std::vector<float>& logits, const std::vector<char>& record) {
   int32_t n, k;
   memcpy(&n, record.data(), 4);
   memcpy(&k, record.data() + 4, 4);
-  ASSERT_EQ(size_t(n), ids.size());
+  const size_t vocab = logits.size() / size_t(n);
   const auto* top = reinterpret_cast<const int32_t*>(record.data() + 8);
   const auto* top_logits = reinterpret_cast<const float*>(top + n * k);
   const float* log_sums = top_logits + n * k;
-  double divergence = 0;
-  int agree = 0;
+  Quality q;
   for (int i = 0; i < n; ++i) {
     const float* row = logits.data() + size_t(i) * vocab;
     const float* best = std::max_element(row, row + vocab);
@@ -132,24 +142,40 @@ TEST(CompiledSmolLM2, QualityIsNoWorseThanLlamaCppsAndBitsDoNotDependOnThreadsOr
     double p_rest = 1, q_rest = 1;
     for (int j = 0; j < k; ++j) {
       const double lp = double(top_logits[i * k + j]) - log_sums[i], lq = double(row[top[i * k + j]]) - log_sum;
-      divergence += std::exp(lp) * (lp - lq);
+      q.mean_divergence += std::exp(lp) * (lp - lq) / n;
       p_rest -= std::exp(lp);
       q_rest -= std::exp(lq);
     }
     p_rest = std::max(p_rest, 1e-12);
     q_rest = std::max(q_rest, 1e-12);
-    divergence += p_rest * std::log(p_rest / q_rest);
-    agree += best - row == top[i * k];
+    q.mean_divergence += p_rest * std::log(p_rest / q_rest) / n;
+    q.agreement += double(best - row == top[i * k]) / n;
   }
-  EXPECT_LE(divergence / n, model["llamacpp"]["mean_kl"].get<double>());
-  EXPECT_GE(double(agree) / n, model["llamacpp"]["top1_agreement"].get<double>());
+  return q;
+}
 
+TEST(CompiledSmolLM2, QualityIsNoWorseThanLlamaCppsAndBitsDoNotDependOnThreadsOrChunks) {
+  const char* models = getenv("PRISM_MODELS");
+  ASSERT_NE(models, nullptr) << "set PRISM_MODELS to the folder with SmolLM2-135M-Instruct.Q4_1.gguf";
+  auto exe = compile(std::string(models) + "/SmolLM2-135M-Instruct.Q4_1.gguf");
+  ASSERT_TRUE(exe) << exe.message();
+  const auto& model = reference()["models"]["smollm2"];
+  const auto ids = model["ids"].get<std::vector<int32_t>>();
+  const auto scored = score(*exe, ids, 2), prefilled = feed(*exe, ids, 1, 2);
+  for (const auto& logits : {scored, prefilled}) {
+    const Quality q = quality(logits, read_file(shared_path("smollm2.top64.bin")));
+    EXPECT_LE(q.mean_divergence, model["llamacpp"]["mean_kl"].get<double>());
+    EXPECT_GE(q.agreement, model["llamacpp"]["top1_agreement"].get<double>());
+  }
+
+  const size_t vocab = scored.size() / ids.size();
+  EXPECT_EQ(steps(*exe, std::span(ids).first(20)), std::vector<float>(scored.begin(), scored.begin() + long(20 * vocab)));
   const std::vector<int32_t> prompt(ids.begin(), ids.begin() + 90);
-  const auto whole = feed(*exe, prompt, 90, 1);
+  const std::vector<float> whole(prefilled.begin() + long(89 * vocab), prefilled.begin() + long(90 * vocab));
+  EXPECT_EQ(feed(*exe, prompt, 90, 1), whole);
   EXPECT_EQ(feed(*exe, prompt, 90, 2), whole);
   EXPECT_EQ(feed(*exe, prompt, 90, 5), whole);
-  EXPECT_EQ(feed(*exe, prompt, 1, 2), whole);
-  EXPECT_EQ(feed(*exe, prompt, 33, 2), whole);
+  EXPECT_EQ(last(feed(*exe, prompt, 33, 2), vocab), whole);
 }
 
 }  // namespace

@@ -108,8 +108,9 @@ class KernelFixture {
       w->data = data_[w->value.name].data();
       w->bytes = data_[w->value.name].size();
     }
-    PRISM_CHECK(run(*original_, "quantize-activations"));  // what the int8 kernels compute, exactly
-    PRISM_CHECK(run(*module_, "fuse-attention,quantize-activations,pack-weights,dce,fuse-epilogues,plan-memory"));
+    const std::string types = isa == rt::Isa::Amx ? "quantize-activations{bf16_rows=17}" : "quantize-activations";
+    PRISM_CHECK(run(*original_, types));  // what the int8 kernels compute, exactly
+    PRISM_CHECK(run(*module_, "fuse-attention," + types + ",pack-weights,dce,fuse-epilogues,plan-memory"));
     PRISM_TRY(auto program, codegen::generate(*module_, {isa}));
     rt::LoadOptions load;
     load.fill = [this](const rt::Weight& w, std::span<uint8_t> dst) {

@@ -43,15 +43,17 @@ class Kernels : public testing::TestWithParam<rt::Isa> {
   void SetUp() override {
     ASSERT_TRUE(rt::runs_here(rt::Isa::Generic));
   }
+  /// With matrix registers weights, keys and values are rounded to bf16, by 2^-9 at most, where the evaluator's are not.
+  static double tolerance(double exact) { return GetParam() == rt::Isa::Amx ? 1e-2 : exact; }
 };
 
 constexpr int64_t kSeqs[] = {1, 3, 13, 40};
 
 /// Checks one entry of inputs f32[?seq,width] at several lengths; also that one row at a time gives the same bits.
-void check_rows(KernelFixture& f, const std::string& name, int64_t width, double tolerance) {
+void check_rows(KernelFixture& f, const std::string& name, int64_t width, double tolerance, float scale = 1) {
   ir::Evaluator evaluator(f.original());
   for (int64_t seq : kSeqs) {
-    const auto x = random_floats(size_t(seq * width), unsigned(seq));
+    const auto x = random_floats(size_t(seq * width), unsigned(seq), scale);
     auto want = evaluator.run(*f.original().graph(name), {{"x", tensor({seq, width}, x)}}, {{"seq", seq}, {"past", 0}});
     ASSERT_TRUE(want) << name << ": " << want.message();
     const auto got = f.run_entry(name, {x.data()}, {{"seq", seq}}, 1);
@@ -85,7 +87,10 @@ TEST_P(Kernels, LinearOfEveryFormat) {
   KernelFixture& f = **fixture;
   // In mlp the second linear's input is quantized inside the kernel: where the evaluator's sum rounds the other way, one
   // activation of 256 moves by 1/127 of its block's largest.
-  for (const std::string& name : names) check_rows(f, name, 512, name.starts_with("mlp") ? 1e-3 : 1e-5);
+  for (const std::string& name : names) {
+    const bool mlp = name.starts_with("mlp");  // small inputs, lest the cap make large sums into signs
+    check_rows(f, name, 512, tolerance(mlp ? 1e-3 : 1e-5), mlp ? 0.01f : 1.0f);
+  }
 }
 
 TEST_P(Kernels, RowWise) {
@@ -186,7 +191,7 @@ TEST_P(Kernels, AppendAndAttention) {
                                 {{"seq", seq}, {"past", past}});
       ASSERT_TRUE(want) << want.message();
       const auto got = f.run_entry(c.name, {q.data(), k.data(), v.data()}, {{"seq", seq}, {"past", past}}, 2, &planes);
-      EXPECT_LT(relative_error(floats(got[0]), (*want)[0].f), 1e-3) << c.name << " past " << past << " seq " << seq;
+      EXPECT_LT(relative_error(floats(got[0]), (*want)[0].f), tolerance(1e-3)) << c.name << " past " << past << " seq " << seq;
       std::vector<uint8_t> rows;
       for (int64_t r = 0; r < seq; ++r) {
         const int64_t qs = c.heads * c.size, ks = c.kv_heads * c.size;

@@ -48,6 +48,12 @@ void expect_refused(const std::shared_ptr<Executable>& exe, const SessionOptions
   EXPECT_EQ(s.message().find('\n'), std::string::npos);
 }
 
+Logits step(Session& s, int32_t id) {
+  const auto r = s.step(id);
+  EXPECT_TRUE(r) << r.message();
+  return r ? Logits(r->begin(), r->end()) : Logits();
+}
+
 TEST(Session, PrefillInChunksAndDecodeAgreeWithTheModel) {
   const auto exe = tiny_executable();
   const auto ids = some_ids(kContext);
@@ -57,9 +63,18 @@ TEST(Session, PrefillInChunksAndDecodeAgreeWithTheModel) {
       EXPECT_EQ(feed(*s, std::span(ids).first(prompt)), expected_logits(ids, prompt - 1)) << threads << " " << prompt;
       EXPECT_EQ(s->position(), int64_t(prompt));
       for (size_t i = prompt; i < prompt + 5; ++i)
-        EXPECT_EQ(feed(*s, std::span(ids).subspan(i, 1)), expected_logits(ids, i));
+        EXPECT_EQ(step(*s, ids[i]), expected_logits(ids, i));
     }
   }
+}
+
+TEST(Session, FeedIsPrefillAndStepIsDecodeWhateverTheNumberOfIds) {
+  const auto ids = some_ids(2);
+  auto no_prefill_kernels = make_session(with([](Program& p) { p.entries[0].launches.clear(); }));
+  auto no_decode_kernels = make_session(with([](Program& p) { p.entries[1].launches.clear(); }));
+  EXPECT_NE(feed(*no_prefill_kernels, std::span(ids).first(1)), expected_logits(ids, 0));
+  EXPECT_EQ(feed(*no_decode_kernels, std::span(ids).first(1)), expected_logits(ids, 0));
+  EXPECT_NE(step(*no_decode_kernels, ids[1]), expected_logits(ids, 1));
 }
 
 TEST(Session, ScoreGivesEveryRow) {
@@ -86,7 +101,7 @@ TEST(Session, WorksWithFewerEntryPoints) {
     auto s = make_session(exe);
     EXPECT_EQ(feed(*s, ids), expected_logits(ids, 19));
     s->rewind(0);
-    EXPECT_EQ(feed(*s, std::span(ids).first(1)), expected_logits(ids, 0));
+    EXPECT_EQ(step(*s, ids[0]), expected_logits(ids, 0));
     size_t rows = 0;
     EXPECT_TRUE(s->score(std::span(ids).subspan(1), [&](size_t i, std::span<const float> row) {
       EXPECT_EQ(Logits(row.begin(), row.end()), expected_logits(ids, 1 + i));
