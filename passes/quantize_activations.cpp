@@ -27,14 +27,14 @@ class Quantizer {
   }
 
  private:
-  bool many_rows(const Type& t) const { return bf16_rows_ > 0 && rows_of(t).bounds(ranges_).hi >= bf16_rows_; }
+  bool many(Dim rows) const { return bf16_rows_ > 0 && rows.bounds(ranges_).hi >= bf16_rows_; }
 
   Status linear(Operation& op) {
     Value* x = op.operand(0);
     const DType weight = op.operand(1)->type.dtype;
     const std::optional<int64_t> k = x->type.dim(-1).constant();
     if (x->type.dtype != DType::F32) return ok();
-    if (many_rows(x->type) && weight != DType::F32 && k && *k % kMatrixColumns == 0) {
+    if (many(rows_of(x->type)) && weight != DType::F32 && k && *k % kMatrixColumns == 0) {
       PRISM_TRY(Value* narrow, bf16(x, &op));
       op.set_operand(0, narrow);
       return ok();
@@ -58,7 +58,7 @@ class Quantizer {
   /// take bf16 too.
   Status attention(Operation& op) {
     Value* q = op.operand(0);
-    if (q->type.dtype != DType::F32 || !many_rows(q->type) || *q->type.dim(-1).constant() % kMatrixColumns) return ok();
+    if (q->type.dtype != DType::F32 || !many(q->type.dim(0)) || *q->type.dim(-1).constant() % kMatrixColumns) return ok();
     PRISM_TRY(Value* narrow_q, bf16(q, &op));
     Value* old = op.result();
     const Operation* heads = only_user(old);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "codegen/kernels/region.h"
+#include "runtime/base/checked.h"
 
 namespace prism::codegen {
 
@@ -55,7 +56,7 @@ class Flash {
       const Ex at = b_.let(plane + key0 * d_);
       if (matrix_) matrix_scores(r_.keys(kv), at);
       else vector_scores(r_.keys(kv), at);
-      b_.for_(0, rows_, 1, [&](Ex row) { softmax(row, key0); });
+      softmax(key0);
       if (matrix_) matrix_values(r_.values(kv), at);
       else vector_values(r_.values(kv), at, b_.let(min(Ex(tile_k_), end - key0)));
     });
@@ -74,6 +75,7 @@ class Flash {
     if (d_ % unit || tile_k_ % unit)
       return r_.unsupported(*op_, "head size " + std::to_string(d_) + " and key tile must be multiples of " + std::to_string(unit));
     if (matrix_ && isa_ < rt::Isa::Amx) return r_.unsupported(*op_, "bf16 queries on " + std::string(rt::isa_name(isa_)));
+    if (!(op_->attr<double>("scale") > 0)) return r_.unsupported(*op_, "a scale that is not positive");
     const int64_t share = heads_ / kv_heads_;
     for (int64_t g = 1; g <= std::min<int64_t>(share, kVectorRows); ++g)
       if (share % g == 0) group_ = int(g);
@@ -93,9 +95,10 @@ class Flash {
     scores_ = b_.scratch("scores", Elem::F32, rows_ * tile_k_);
     weights_ = matrix_ ? b_.scratch("weights", Elem::BF16, rows_ * tile_k_) : scores_;
     if (matrix_) operand_ = b_.scratch("operand", Elem::U32, tile_k_ / 2 * d_);
-    top_ = b_.scratch("top", Elem::F32, rows_);
-    sum_ = b_.scratch("sum", Elem::F32, rows_);
-    decay_ = b_.scratch("decay", Elem::F32, rows_);
+    const int64_t padded = int64_t(round_up(uint64_t(rows_), kLanes));
+    top_ = b_.scratch("top", Elem::F32, padded);
+    sum_ = b_.scratch("sum", Elem::F32, rows_ * kLanes);
+    decay_ = b_.scratch("decay", Elem::F32, padded);
     std::vector<float> iota;
     for (int i = 0; i < kLanes; ++i) iota.push_back(float(i));
     lanes_ = b_.let(b_.load(b_.table("lane", iota), 0, kLanes));
@@ -112,7 +115,7 @@ class Flash {
         b_.store(o_, to + i, constant({Elem::F32, kLanes}, 0));
       });
       b_.store(top_, row, Ex(-1e30));
-      b_.store(sum_, row, Ex(0.0));
+      b_.store(sum_, row * kLanes, constant({Elem::F32, kLanes}, 0));
     });
   }
 
@@ -137,35 +140,61 @@ class Flash {
     }
   }
 
-  /// One step of the online softmax: scores become weights relative to the largest score so far.
-  void softmax(Ex row, Ex key0) {
-    const int vectors = tile_k_ / kLanes;
-    const double cap = op_->attr<double>("softcap"), scale = op_->attr<double>("scale");
-    const int64_t window = op_->attr<int64_t>("window");
+  /// One step of the online softmax: scores become weights relative to the largest score so far. Tiles that all rows see
+  /// whole, most of them, need no mask.
+  void softmax(Ex key0) {
     const bool causal = op_->attr<bool>("causal");
-    const Ex position = b_.let(cast(Elem::F32, past_ + token(row)));  // exact below 2^24
-    const Ex hidden = constant({Elem::F32, kLanes}, -INFINITY), line = b_.let(row * int64_t(tile_k_));
-    std::vector<Ex> s;
-    for (int v = 0; v < vectors; ++v) {
-      Ex x = b_.let(b_.load(scores_, line + Ex(v * kLanes), kLanes) * Ex(scale));
-      if (cap > 0) x = b_.let(call(Fn::Tanh, {x * Ex(1.0 / cap)}) * Ex(cap));
-      const Ex key = b_.let(cast(Elem::F32, key0 + Ex(v * kLanes)) + lanes_);
-      x = select(causal ? key <= splat(position, kLanes) : key < splat(cast(Elem::F32, total_), kLanes), x, hidden);
-      if (window > 0) x = select(splat(position - Ex(double(window)), kLanes) < key, x, hidden);
-      s.push_back(b_.let(x));
+    const int64_t window = op_->attr<int64_t>("window");
+    const double cap = op_->attr<double>("softcap"), scale = op_->attr<double>("scale");
+    if (window > 0) {
+      highest(key0, true);
+    } else {
+      const Ex seen = b_.let(causal ? past_ + t0_ + Ex(1) : total_);
+      b_.if_(key0 + Ex(tile_k_) <= seen, [&] { highest(key0, false); }, [&] { highest(key0, true); });
     }
-    Ex highest = s[0], sum;
-    for (int v = 1; v < vectors; ++v) highest = b_.let(max(highest, s[size_t(v)]));
-    const Ex before = b_.let(b_.load(top_, row)), after = b_.let(max(before, call(Fn::ReduceMax, {highest})));
-    for (int v = 0; v < vectors; ++v) {
-      const Ex e = b_.let(call(Fn::Exp, {s[size_t(v)] - after}));
-      b_.store(weights_, line + Ex(v * kLanes), cast(weights_.elem, e));
-      sum = v == 0 ? e : b_.let(sum + e);
-    }
-    const Ex decay = b_.let(call(Fn::Exp, {before - after}));
-    b_.store(top_, row, after);
-    b_.store(decay_, row, decay);
-    b_.store(sum_, row, b_.load(sum_, row) * decay + call(Fn::ReduceAdd, {sum}));
+    const double unit = (matrix_ ? M_LOG2E : 1.0) * (cap > 0 ? 1.0 : scale);  // of scores_, for exponential()
+    b_.for_(0, rows_, kLanes, [&](Ex row) {
+      const Ex before = b_.let(b_.load(top_, row, kLanes)), after = b_.let(max(before, b_.load(decay_, row, kLanes) * Ex(unit)));
+      b_.store(top_, row, after);
+      b_.store(decay_, row, exponential(before - after));
+    });
+    b_.for_(0, rows_, 1, [&](Ex row) {
+      const Ex line = b_.let(row * int64_t(tile_k_)), least = b_.let(Ex(0.0) - b_.load(top_, row));
+      Ex sum = b_.let(b_.load(sum_, row * kLanes, kLanes) * b_.load(decay_, row));
+      for (int v = 0; v < tile_k_ / kLanes; ++v) {
+        const Ex e = b_.let(exponential(fma(b_.load(scores_, line + Ex(v * kLanes), kLanes), constant({Elem::F32, kLanes}, unit), least)));
+        b_.store(weights_, line + Ex(v * kLanes), cast(weights_.elem, e));
+        sum = b_.let(sum + e);
+      }
+      b_.store(sum_, row * kLanes, sum);
+    });
+  }
+
+  Ex exponential(Ex x) { return call(matrix_ ? Fn::Exp2Coarse : Fn::Exp, {x}); }
+
+  /// Each row's largest score of this tile into decay_. Scores get their cap, and -inf where `masked` hides keys.
+  void highest(Ex key0, bool masked) {
+    const int64_t window = op_->attr<int64_t>("window");
+    const double cap = op_->attr<double>("softcap"), scale = op_->attr<double>("scale");
+    const Ex hidden = constant({Elem::F32, kLanes}, -INFINITY);
+    b_.for_(0, rows_, 1, [&](Ex row) {
+      const Ex position = b_.let(cast(Elem::F32, past_ + token(row)));  // exact below 2^24
+      Ex most;
+      for (int v = 0; v < tile_k_ / kLanes; ++v) {
+        const Ex at = b_.let(row * int64_t(tile_k_) + Ex(v * kLanes));
+        Ex x = b_.let(b_.load(scores_, at, kLanes));
+        if (cap > 0) x = b_.let(call(Fn::Tanh, {x * Ex(scale / cap)}) * Ex(cap));
+        if (masked) {
+          const Ex key = b_.let(cast(Elem::F32, key0 + Ex(v * kLanes)) + lanes_);
+          x = select(op_->attr<bool>("causal") ? key <= splat(position, kLanes) : key < splat(cast(Elem::F32, total_), kLanes), x, hidden);
+          if (window > 0) x = select(splat(position - Ex(double(window)), kLanes) < key, x, hidden);
+          x = b_.let(x);
+        }
+        if (cap > 0 || masked) b_.store(scores_, at, x);
+        most = v == 0 ? x : b_.let(max(most, x));
+      }
+      b_.store(decay_, row, call(Fn::ReduceMax, {most}));
+    });
   }
 
   /// Weighted values: a vector is 16 of the head's dimensions.
@@ -244,7 +273,7 @@ class Flash {
     b_.for_(0, rows_, 1, [&](Ex row) {
       const Ex t = b_.let(t0_ + row / int64_t(group_)), head = b_.let(head0_ + row % int64_t(group_)), line = b_.let(row * d_);
       b_.if_(t < tokens_, [&] {
-        const Ex inverse = b_.let(constant({Elem::F32, 1}, 1.0) / b_.load(sum_, row));
+        const Ex inverse = b_.let(constant({Elem::F32, 1}, 1.0) / call(Fn::ReduceAdd, {b_.load(sum_, row * kLanes, kLanes)}));
         auto value = [&](Ex i) { return b_.load(o_, line + i, kLanes) * inverse; };
         for (const ir::Value* result : r_.body.returns) {
           const Buffer& out = r_.buffer(result);
@@ -275,7 +304,8 @@ class Flash {
   Ex tokens_, total_, past_, t0_, head0_, lanes_;
   Buffer q_, o_, scores_, weights_;     ///< [row][...], rows = tokens of the tile times heads of the group
   Buffer operand_;                      ///< the tile's K or V as matrix operand b
-  Buffer top_, sum_, decay_;            ///< per row: largest score, sum of weights, factor of the sums so far
+  Buffer top_, decay_;                  ///< per row: largest score, factor of the sums so far
+  Buffer sum_;                          ///< [row][16]: sums of weights by lane
 };
 
 }  // namespace

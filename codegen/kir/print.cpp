@@ -29,7 +29,7 @@ const char* symbol(Kind k) {
 }
 
 const char* fn_name(Fn f) {
-  static const char* names[] = {"fma", "exp", "tanh", "erf", "sqrt", "sin_turns", "cos_turns", "round_even", "abs",
+  static const char* names[] = {"fma", "exp", "tanh", "erf", "sqrt", "exp2_coarse", "sin_turns", "cos_turns", "round_even", "abs",
                                 "reduce_add", "reduce_max", "dot4", "dot4_small"};
   return names[size_t(f)];
 }

@@ -85,7 +85,7 @@ typedef _Float16 f16x16 __attribute__((ext_vector_type(16)));
 typedef char v64qi __attribute__((vector_size(64))); typedef char v32qi __attribute__((vector_size(32)));
 typedef short v16hi __attribute__((vector_size(32))); typedef short v8hi __attribute__((vector_size(16)));
 typedef int v16si __attribute__((vector_size(64))); typedef int v8si __attribute__((vector_size(32)));
-typedef int v4si __attribute__((vector_size(16)));
+typedef int v4si __attribute__((vector_size(16))); typedef float v16sf __attribute__((vector_size(64)));
 #define LD(T) static inline T ld_##T(const u8* p) { T v; __builtin_memcpy(&v, p, sizeof v); return v; } \
               static inline void st_##T(u8* p, T v) { __builtin_memcpy(p, &v, sizeof v); }
 #define LDV(e) LD(e) LD(e##x16)
@@ -114,10 +114,17 @@ static inline f32 f16_f32_1(u16 h) { return f16_f32_16((u16x16)h).x; }
 static inline u16 f32_f16_1(f32 f) { return f32_f16_16((f32x16)f).x; }
 static inline f32x16 bf16_f32_16(u16x16 h) { return __builtin_bit_cast(f32x16, __builtin_convertvector(h, u32x16) << 16u); }
 static inline f32 bf16_f32_1(u16 h) { return __builtin_bit_cast(f32, (u32)h << 16); }
+#ifdef __AVX512BF16__
+typedef __bf16 v16bf __attribute__((vector_size(32)));
+static inline u16x16 f32_bf16_16(f32x16 f) {
+  return __builtin_bit_cast(u16x16, __builtin_ia32_cvtneps2bf16_512_mask((v16sf)f, (v16bf){}, (u16)-1));
+}
+#else
 static inline u16x16 f32_bf16_16(f32x16 f) {
   const u32x16 u = __builtin_bit_cast(u32x16, f);
   return __builtin_convertvector((u + 0x7fffu + ((u >> 16u) & 1u)) >> 16u, u16x16);
 }
+#endif
 static inline u16 f32_bf16_1(f32 f) { return f32_bf16_16((f32x16)f).x; }
 
 #define HALVES(name, T, e, op) static inline e name(T##16 v) { \
@@ -161,12 +168,25 @@ static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) {
 #endif
 )";
 
+constexpr const char* kExp2Coarse = R"(
+#ifdef __AVX512F__
+static inline f32x16 EXP2COARSE16_(f32x16 x) {
+  const f32x16 n = (f32x16)__builtin_ia32_rndscaleps_mask((v16sf)x, 8, (v16sf)x, (u16)-1, 4), f = x - n;
+  const f32x16 p = FMA16_(FMA16_(FMA16_((f32x16)5.500895e-2f, f, (f32x16)2.4221101e-1f), f, (f32x16)6.932829e-1f), f, (f32x16)1.0f);
+  return (f32x16)__builtin_ia32_scalefps512_mask((v16sf)p, (v16sf)n, (v16sf)p, (u16)-1, 4);
+}
+#else
+static inline f32x16 EXP2COARSE16_(f32x16 x) { return EXP16_(x * 0.693147181f); }
+#endif
+static inline f32 EXP2COARSE1_(f32 x) { return EXP2COARSE16_((f32x16)x).x; }
+)";
+
 class CpuRenderer final : public CRenderer {
  protected:
   std::string prelude() override {
     return kTypes + instantiate("1") + instantiate("16") +
            "static inline f32 SQRT1_(f32 x) { return __builtin_sqrtf(x); }\n"
-           "static inline f32x16 SQRT16_(f32x16 x) { return __builtin_elementwise_sqrt(x); }\n";
+           "static inline f32x16 SQRT16_(f32x16 x) { return __builtin_elementwise_sqrt(x); }\n" + kExp2Coarse;
   }
 
   std::string open(const Kernel& k) override {
@@ -245,6 +265,7 @@ class CpuRenderer final : public CRenderer {
       case Fn::Tanh: return "TANH" + l;
       case Fn::Erf: return "ERF" + l;
       case Fn::Sqrt: return "SQRT" + l;
+      case Fn::Exp2Coarse: return "EXP2COARSE" + l;
       case Fn::SinTurns: return "SINT" + l;
       case Fn::CosTurns: return "COST" + l;
       case Fn::RoundEven: return "ROUND" + l;
