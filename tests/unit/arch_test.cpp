@@ -3,49 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <fstream>
-#include <nlohmann/json.hpp>
-
 #include "frontends/gguf/model.h"
 #include "ir/eval.h"
+#include "tests/unit/reference.h"
 
 namespace prism::gguf {
 namespace {
-
-std::string folder(const char* variable) {
-  const char* path = std::getenv(variable);
-  if (!path) ADD_FAILURE() << variable << " is not set";
-  return path ? std::string(path) + "/" : "";
-}
-std::string shared(const std::string& name) { return folder("PRISM_SHARED") + name; }
-
-std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) ADD_FAILURE() << "cannot read " << path;
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-std::vector<float> read_floats(const std::string& path) {
-  const std::string bytes = read_file(path);
-  std::vector<float> values(bytes.size() / sizeof(float));
-  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
-  return values;
-}
-
-const nlohmann::json& reference() {
-  static const auto json = nlohmann::json::parse(read_file(shared("reference.json")));
-  return json;
-}
-
-double nmse(const float* found, const float* expected, size_t n) {
-  double difference = 0, total = 0;
-  for (size_t i = 0; i < n; ++i) {
-    difference += std::pow(double(found[i]) - expected[i], 2);
-    total += std::pow(double(expected[i]), 2);
-  }
-  return difference / total;
-}
 
 std::unique_ptr<ir::Module> load(const std::string& path, const ModelOptions& options = {.kv_dtype = ir::DType::F32}) {
   auto file = File::open(path);
@@ -101,12 +64,12 @@ class TinyModel : public testing::TestWithParam<Tiny> {
  protected:
   std::string name = std::string(GetParam().architecture) + "-dense";
   std::vector<int64_t> ids = reference()["tiny"]["ids"];
-  std::unique_ptr<ir::Module> module = load(shared(name + ".gguf"));
+  std::unique_ptr<ir::Module> module = load(shared_path(name + ".gguf"));
 };
 
 TEST_P(TinyModel, LogitsEqualTheRecordedOnes) {
   ASSERT_TRUE(module);
-  const auto expected = read_floats(shared(name + ".logits.f32"));
+  const auto expected = read_floats(shared_path(name + ".logits.f32"));
   const auto found = Runner(*module).feed(ids, int64_t(ids.size()));
   ASSERT_EQ(found.size(), expected.size());
   EXPECT_LE(nmse(found.data(), expected.data(), found.size()), GetParam().limit);
@@ -128,7 +91,7 @@ TEST_P(TinyModel, PiecesGiveTheNumbersOfTheWhole) {
 }
 
 TEST_P(TinyModel, AnHalfPrecisionCacheIsTheDefault) {
-  const auto half = load(shared(name + ".gguf"), {});
+  const auto half = load(shared_path(name + ".gguf"), {});
   ASSERT_TRUE(module && half);
   EXPECT_EQ(half->graph("forward")->args[1]->type.str(), "kv<f16>[?past,2,128]");
   const auto exact = Runner(*module).feed(ids, 96), rounded = Runner(*half).feed(ids, 96);
@@ -156,19 +119,23 @@ INSTANTIATE_TEST_SUITE_P(Architectures, TinyModel,
                                          Tiny{"gpt2", 1e-6}),
                          [](const auto& info) { return std::string(info.param.architecture); });
 
-TEST(SmolLM2, LogitsAndGreedyEqualTheRecordedOnes) {
-  const auto& expected = reference()["models"]["smollm2"];
-  const auto module = load(folder("PRISM_MODELS") + expected["file"].get<std::string>());
+using ReferenceEvaluation = RealModel;
+
+TEST_P(ReferenceEvaluation, LogitsAndGreedyEqualTheRecordedOnes) {
+  const auto& expected = reference()["models"].at(GetParam());
+  const auto module = load(model_path(GetParam()));
   ASSERT_TRUE(module);
   const std::vector<int64_t> ids = expected["ids"];
   ASSERT_EQ(ids.size(), 512u);
   const auto logits = Runner(*module).feed(ids, 512);
-  const auto rows = read_floats(shared("smollm2.logits_0_63_255_511.f32"));
+  const auto rows = read_floats(shared_path(GetParam() + ".logits_0_63_255_511.f32"));
   const size_t vocab = rows.size() / 4;
   ASSERT_EQ(logits.size(), 512 * vocab);
   for (size_t i = 0; i < 4; ++i) {
     const size_t position = std::array{0, 63, 255, 511}[i];
-    EXPECT_LE(nmse(&logits[position * vocab], &rows[i * vocab], vocab), 1e-6) << "position " << position;
+    const double found = nmse(&logits[position * vocab], &rows[i * vocab], vocab);
+    EXPECT_LE(found, 1e-6) << "position " << position;
+    RecordProperty("nmse_" + std::to_string(position), std::to_string(found));
   }
   const auto& prompt = expected["prompts"][0];
   std::vector<int64_t> greedy = prompt["greedy_f32"];
@@ -176,10 +143,12 @@ TEST(SmolLM2, LogitsAndGreedyEqualTheRecordedOnes) {
   EXPECT_EQ(Runner(*module).greedy(prompt["ids"], greedy.size()), greedy);
 }
 
+INSTANTIATE_TEST_SUITE_P(Models, ReferenceEvaluation, testing::ValuesIn(test_models()), real_model_name);
+
 /// build_module's error for a tiny model with some bytes changed.
 class BrokenModel : public testing::Test {
  protected:
-  std::string bytes = read_file(shared("llama-dense.gguf"));
+  std::string bytes = read_file(shared_path("llama-dense.gguf"));
 
   Result<std::unique_ptr<ir::Module>> build() const {
     PRISM_TRY(auto file, File::parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny.gguf"));
@@ -281,7 +250,7 @@ TEST_F(BrokenModel, UnsupportedRopeScaling) {
 }
 
 TEST_F(BrokenModel, BiasThatGpt2Needs) {
-  bytes = read_file(shared("gpt2-dense.gguf"));
+  bytes = read_file(shared_path("gpt2-dense.gguf"));
   rename("blk.1.ffn_up.bias", "blk.1.ffn_up.bais");
   EXPECT_EQ(message(), "tiny.gguf: tensor 'blk.1.ffn_up.bias' is missing, expected shape [384]");
 }
@@ -295,7 +264,7 @@ TEST_F(ChangedModel, LinearRopeScalingReachesTheGraph) {
 }
 
 TEST_F(ChangedModel, SlidingWindows) {
-  bytes = read_file(shared("gemma3-dense.gguf"));
+  bytes = read_file(shared_path("gemma3-dense.gguf"));
   const std::string pattern = "gemma3.attention.sliding_window_pattern";
   put<float>(after("gemma3.rope.freq_base"), 5e5f);
   using Ints = std::vector<int64_t>;

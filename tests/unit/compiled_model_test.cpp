@@ -1,45 +1,17 @@
 // Whole models through the pipeline, code generation and the runtime, against logits recorded from llama.cpp.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <algorithm>
-#include <cstring>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <cmath>
 
 #include "codegen/generate.h"
 #include "frontends/gguf/model.h"
 #include "passes/pass.h"
+#include "tests/unit/reference.h"
 #include "runtime/session.h"
 
 namespace prism {
 namespace {
-
-std::string shared_path(const std::string& name) {
-  const char* folder = getenv("PRISM_SHARED");
-  return std::string(folder ? folder : PRISM_SOURCE_DIR "/../shared/reference") + "/" + name;
-}
-
-std::vector<char> read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  EXPECT_TRUE(in) << path;
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-std::vector<float> read_floats(const std::string& path) {
-  const std::vector<char> bytes = read_file(path);
-  std::vector<float> v(bytes.size() / 4);
-  memcpy(v.data(), bytes.data(), v.size() * 4);
-  return v;
-}
-
-const nlohmann::json& reference() {
-  static const nlohmann::json json = [] {
-    const auto bytes = read_file(shared_path("reference.json"));
-    return nlohmann::json::parse(bytes.begin(), bytes.end());
-  }();
-  return json;
-}
 
 Result<std::shared_ptr<rt::Executable>> compile(const std::string& path) {
   PRISM_TRY(auto file, gguf::File::open(path));
@@ -104,12 +76,7 @@ TEST_P(CompiledTiny, LogitsAgreeWithLlamaCpp) {
   const auto scored = score(*exe, ids, 2), prefilled = feed(*exe, ids, 1, 2);
   for (const auto& got : {scored, prefilled}) {
     ASSERT_EQ(got.size(), want.size());
-    double difference = 0, power = 0;
-    for (size_t i = 0; i < want.size(); ++i) {
-      difference += std::pow(double(got[i]) - want[i], 2);
-      power += double(want[i]) * want[i];
-    }
-    EXPECT_LE(difference / power, 1e-4);
+    EXPECT_LE(nmse(got.data(), want.data(), want.size()), 1e-4);
   }
   EXPECT_EQ(steps(*exe, ids), scored);
   for (size_t chunk : {5u, 17u, 96u}) EXPECT_EQ(last(feed(*exe, ids, chunk, 2), 128), last(prefilled, 128)) << "in pieces of " << chunk;
@@ -124,7 +91,7 @@ struct Quality {
   double mean_divergence = 0, agreement = 0;
 };
 
-Quality quality(const std::vector<float>& logits, const std::vector<char>& record) {
+Quality quality(const std::vector<float>& logits, const std::string& record) {
   int32_t n, k;
   memcpy(&n, record.data(), 4);
   memcpy(&k, record.data() + 4, 4);
@@ -154,18 +121,21 @@ Quality quality(const std::vector<float>& logits, const std::vector<char>& recor
   return q;
 }
 
-TEST(CompiledSmolLM2, QualityIsNoWorseThanLlamaCppsAndBitsDoNotDependOnThreadsOrChunks) {
-  const char* models = getenv("PRISM_MODELS");
-  ASSERT_NE(models, nullptr) << "set PRISM_MODELS to the folder with SmolLM2-135M-Instruct.Q4_1.gguf";
-  auto exe = compile(std::string(models) + "/SmolLM2-135M-Instruct.Q4_1.gguf");
+using CompiledModel = RealModel;
+
+TEST_P(CompiledModel, QualityIsNoWorseThanLlamaCppsAndBitsDoNotDependOnThreadsOrChunks) {
+  auto exe = compile(model_path(GetParam()));
   ASSERT_TRUE(exe) << exe.message();
-  const auto& model = reference()["models"]["smollm2"];
+  const auto& model = reference()["models"].at(GetParam());
   const auto ids = model["ids"].get<std::vector<int32_t>>();
   const auto scored = score(*exe, ids, 2), prefilled = feed(*exe, ids, 1, 2);
-  for (const auto& logits : {scored, prefilled}) {
-    const Quality q = quality(logits, read_file(shared_path("smollm2.top64.bin")));
+  for (const std::vector<float>& logits : {std::cref(scored), std::cref(prefilled)}) {
+    const Quality q = quality(logits, read_file(shared_path(GetParam() + ".top64.bin")));
     EXPECT_LE(q.mean_divergence, model["llamacpp"]["mean_kl"].get<double>());
     EXPECT_GE(q.agreement, model["llamacpp"]["top1_agreement"].get<double>());
+    const std::string kernels = &logits == &scored ? "decode" : "prefill";
+    RecordProperty(kernels + "_mean_kl", std::to_string(q.mean_divergence));
+    RecordProperty(kernels + "_top1", std::to_string(q.agreement));
   }
 
   const size_t vocab = scored.size() / ids.size();
@@ -177,6 +147,8 @@ TEST(CompiledSmolLM2, QualityIsNoWorseThanLlamaCppsAndBitsDoNotDependOnThreadsOr
   EXPECT_EQ(feed(*exe, prompt, 90, 5), whole);
   EXPECT_EQ(last(feed(*exe, prompt, 33, 2), vocab), whole);
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, CompiledModel, testing::ValuesIn(test_models()), real_model_name);
 
 }  // namespace
 }  // namespace prism

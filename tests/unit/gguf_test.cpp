@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "tests/unit/gguf_writer.h"
+#include "tests/unit/reference.h"
 
 namespace prism::gguf {
 namespace {
@@ -199,9 +200,7 @@ TEST(Gguf, OpenSaysWhyItCannot) {
 }
 
 TEST(Gguf, OpensAModel) {
-  const char* models = std::getenv("PRISM_MODELS");
-  ASSERT_NE(models, nullptr) << "PRISM_MODELS names the folder with the model files";
-  auto file = File::open(std::string(models) + "/SmolLM2-135M-Instruct.Q4_1.gguf");
+  auto file = File::open(model_path("smollm2"));
   ASSERT_TRUE(file) << file.message();
   const File& f = **file;
   EXPECT_EQ(*f.get_string("general.architecture"), "llama");

@@ -12,6 +12,7 @@
 
 #include "frontends/gguf/text_index.h"
 #include "tests/unit/gguf_writer.h"
+#include "tests/unit/reference.h"
 
 namespace prism::gguf {
 namespace {
@@ -52,12 +53,8 @@ GgufWriter spm(bool space_prefix, const std::string& name = "") {
   return w;
 }
 
-TEST(Tokenizer, SmolLm2AgreesWithTheReference) {
-  const char* models = std::getenv("PRISM_MODELS");
-  const char* shared = std::getenv("PRISM_SHARED");
-  ASSERT_NE(models, nullptr) << "PRISM_MODELS names the folder with the model files";
-  ASSERT_NE(shared, nullptr) << "PRISM_SHARED names the folder with the reference data";
-  auto file = File::open(std::string(models) + "/SmolLM2-135M-Instruct.Q4_1.gguf");
+TEST(Tokenizer, SmolLm2SpecialTokens) {
+  auto file = File::open(model_path("smollm2"));
   ASSERT_TRUE(file) << file.message();
   auto tokenizer = Tokenizer::create(**file);
   ASSERT_TRUE(tokenizer) << tokenizer.message();
@@ -69,9 +66,17 @@ TEST(Tokenizer, SmolLm2AgreesWithTheReference) {
   EXPECT_TRUE(t.is_end(0));  // <|endoftext|>
   EXPECT_TRUE(t.is_end(2));  // <|im_end|>
   EXPECT_FALSE(t.is_end(1));
+}
 
-  const auto reference = nlohmann::json::parse(std::ifstream(std::string(shared) + "/reference.json"));
-  const auto& cases = reference["models"]["smollm2"]["tokenizer"];
+using RealTokenizer = RealModel;
+
+TEST_P(RealTokenizer, AgreesWithTheReference) {
+  auto file = File::open(model_path(GetParam()));
+  ASSERT_TRUE(file) << file.message();
+  auto tokenizer = Tokenizer::create(**file);
+  ASSERT_TRUE(tokenizer) << tokenizer.message();
+  const Tokenizer& t = **tokenizer;
+  const auto& cases = reference()["models"].at(GetParam())["tokenizer"];
   ASSERT_GE(cases.size(), 30u);
   for (const auto& c : cases) {
     const std::string text = c["text"];
@@ -85,15 +90,16 @@ TEST(Tokenizer, SmolLm2AgreesWithTheReference) {
     streamed += stream.flush();
     EXPECT_EQ(streamed, t.decode(*ids));
   }
-  std::ifstream in(std::string(shared) + "/text.txt", std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(in)), {});
+  const std::string text = read_file(shared_path("text.txt"));
   auto ids = t.encode(text);
   ASSERT_TRUE(ids) << ids.message();
-  const Ids fed = reference["models"]["smollm2"]["ids"];
+  const Ids fed = reference()["models"].at(GetParam())["ids"];
   ASSERT_GE(ids->size(), fed.size());
   EXPECT_EQ(Ids(ids->begin(), ids->begin() + ptrdiff_t(fed.size())), fed);
-  EXPECT_EQ(t.decode(*ids), text);
+  EXPECT_EQ(t.decode(*ids, true), text);
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, RealTokenizer, testing::ValuesIn(test_models()), real_model_name);
 
 TEST(Tokenizer, BpeMergesByRankInsideWords) {
   auto t = create(bpe());
