@@ -94,7 +94,7 @@ struct KvLayer {
 struct ModelReference {
   std::string path;           ///< as given when compiling; also looked for beside the .prx
   uint64_t size = 0;
-  uint64_t hash = 0;          ///< XXH3-64 of the whole file
+  uint64_t hash = 0;          ///< XXH3-64 of the XXH3-64 of each 4 MiB of the file
 };
 
 struct Program {

@@ -21,6 +21,9 @@ Status run(const Options& o) {
   PRISM_TRY(auto file, gguf::File::open(o.model));
   auto progress = stderr_progress();
   PRISM_TRY(auto compiled, compile_gguf(file, o.compile));
+  if (!o.embed) {
+    PRISM_TRY(compiled.program.model, reference_to(*file));
+  }
   const double compiled_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   PRISM_CHECK(rt::write_executable(compiled.program, o.out, o.embed ? compiled.fill : rt::WeightFiller(), progress));
   fprintf(stderr, "%s: %zu kernels for %s in %.2f s, %s\n", o.out.c_str(), compiled.program.kernels.size(),

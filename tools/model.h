@@ -22,6 +22,8 @@ struct CompiledModel {
   rt::WeightFiller fill;
 };
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& options);
+/// What a .prx without weights records of its model file, so that it runs with no other: every byte counts. 0 threads = all cores.
+Result<rt::ModelReference> reference_to(const gguf::File& file, unsigned threads = 0);
 
 struct Model {
   std::shared_ptr<rt::Executable> executable;
