@@ -65,14 +65,15 @@ Status run(const Options& o) {
     if (o.prompt > 0) PRISM_CHECK(timed(prefill, r ? o.prompt : std::min<int64_t>(o.prompt, 128), false, r > 0));
     if (o.count > 0) PRISM_CHECK(timed(decode, r ? o.count : std::min<int64_t>(o.count, 8), true, r > 0));
   }
+  PRISM_TRY(auto architecture, model.metadata->get_string("general.architecture", "unknown"));
   if (o.json) {
-    const nlohmann::json out = {{"model", p.name}, {"isa", p.codes.at(0).isa}, {"threads", o.threads}, {"depth", o.depth},
+    const nlohmann::json out = {{"model", p.name}, {"architecture", architecture}, {"isa", p.codes.at(0).isa}, {"threads", o.threads}, {"depth", o.depth},
                                 {"weight_bytes", p.weight_bytes}, {"load_ms", model.load_seconds * 1e3},
                                 {"prefill", prefill.json(o.prompt)}, {"decode", decode.json(o.count)}};
-    printf("%s\n", out.dump(2).c_str());
+    printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return ok();
   }
-  printf("%s, %s, %u threads, depth %lld\n", p.name.c_str(), p.codes.at(0).isa.c_str(), o.threads, (long long)o.depth);
+  printf("%s (%s), %s, %u threads, depth %lld\n", p.name.c_str(), architecture.c_str(), p.codes.at(0).isa.c_str(), o.threads, (long long)o.depth);
   auto row = [&](const char* what, int64_t n, const Samples& s) {
     if (s.rates.empty()) return;
     auto [lo, hi] = std::minmax_element(s.rates.begin(), s.rates.end());

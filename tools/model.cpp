@@ -76,10 +76,6 @@ rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
   };
 }
 
-Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path) {
-  return gguf::File::parse({reinterpret_cast<const uint8_t*>(p.metadata.data()), p.metadata.size()}, path + " (metadata)");
-}
-
 /// The model file a .prx refers to: as recorded, or beside the .prx.
 Result<std::shared_ptr<gguf::File>> referenced_model(const rt::ModelReference& model, const std::string& prx, unsigned threads) {
   const fs::path beside = fs::path(prx).parent_path() / fs::path(model.path).filename();
@@ -180,7 +176,13 @@ Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const Compi
   static constexpr std::string_view kKept[] = {"tokenizer.", "general."};
   program.metadata = gguf::extract_metadata(*file, kKept);
   program.ir = ir_before;
+  PRISM_TRY(program.name, file->get_string("general.name", ""));
+  if (program.name.empty()) program.name = fs::path(file->name()).stem().string();
   return CompiledModel{std::move(program), filler(file)};
+}
+
+Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path) {
+  return gguf::File::parse({reinterpret_cast<const uint8_t*>(p.metadata.data()), p.metadata.size()}, path + " (metadata)");
 }
 
 Result<Model> load_model(const std::string& path, const ModelOptions& options) {

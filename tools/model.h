@@ -35,6 +35,9 @@ struct ModelOptions {
   unsigned threads = 0;
   CompileOptions compile;
 };
+/// The tokenizer's and other facts that a .prx keeps of its GGUF file; `p` must outlive them. `path` begins error messages.
+Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path);
+
 /// A .gguf is compiled unless the cache holds it; a .prx is mapped. Shows progress on stderr when it takes over a second.
 Result<Model> load_model(const std::string& path, const ModelOptions& options);
 

@@ -1,6 +1,7 @@
 // The `prism` command.
 #include "tools/commands.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 
@@ -18,7 +19,9 @@ int main(int argc, char** argv) {
   for (auto* add : {add_run, add_compile, add_opt, add_eval, add_tokenize, add_bench, add_inspect}) add(app, chosen);
   CLI11_PARSE(app, argc, argv);
   if (auto status = chosen(); !status) {
-    fprintf(stderr, "prism: %s\n", status.message().c_str());
+    std::string line = status.message();  // what it quotes may come from any file
+    std::replace_if(line.begin(), line.end(), [](unsigned char c) { return c < 32 || c == 127; }, '?');
+    fprintf(stderr, "prism: %s\n", line.c_str());
     return 1;
   }
   return fflush(stdout) == 0 ? 0 : 1;
