@@ -36,7 +36,7 @@ Status run(const Options& o) {
   using Clock = std::chrono::steady_clock;
   PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}}));
   const rt::Program& p = model.executable->program();
-  PRISM_TRY(auto session, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1}));
+  PRISM_TRY(auto session, about(o.model, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1})));
   // Any ids do; a fixed sequence that wanders over the vocabulary.
   auto ids = [&](int64_t n) {
     std::vector<int32_t> v;
@@ -95,7 +95,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   c->add_option("-t,--threads", o->threads, "Threads")->capture_default_str()->check(CLI::Range(1, 1024));
   c->add_option("-r,--repeats", o->repeats, "Counted rounds, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
   c->add_option("-d,--depth", o->depth, "Positions already in the cache")->capture_default_str()->check(CLI::NonNegativeNumber);
-  c->add_option("--isa", o->isa, "generic, avx2, avx512 or amx");
+  add_isa(*c, o->isa);
   c->add_flag("--json", o->json, "Print JSON");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }

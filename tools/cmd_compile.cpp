@@ -40,7 +40,7 @@ void add_compile(CLI::App& app, Action& chosen) {
   c->add_option("model", o->model, "GGUF file")->required();
   c->add_option("-o,--output", o->out, "The .prx to write")->required();
   c->add_option("--target", o->target, "cpu")->capture_default_str();
-  c->add_option("--isa", o->compile.isa, "generic, avx2, avx512 or amx; default: this machine's best");
+  add_isa(*c, o->compile.isa);
   c->add_option("--pipeline", o->compile.pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"")->capture_default_str();
   c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the GGUF file");
   c->add_option("--dump-ir", o->compile.dump_ir, "Folder for the IR after each pass and the kernels' text");

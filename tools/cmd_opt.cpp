@@ -1,5 +1,7 @@
 // prism opt: IR text in, passes, IR text out.
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 
@@ -31,7 +33,7 @@ Status run(const Options& o) {
     text.assign(std::istreambuf_iterator<char>(std::cin), {});
   } else {
     std::ifstream in(o.file, std::ios::binary);
-    if (!in) return error(o.file, ": cannot open");
+    if (!in) return error(o.file, ": cannot open: ", strerror(errno));
     text.assign(std::istreambuf_iterator<char>(in), {});
   }
   PRISM_TRY(auto module, ir::parse(text, o.file));

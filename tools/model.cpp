@@ -6,10 +6,14 @@
 
 #include <charconv>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
+#include <stop_token>
+#include <thread>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -27,6 +31,16 @@ namespace prism::tools {
 namespace fs = std::filesystem;
 
 namespace {
+
+/// Says what is going on if it is not over, and the thread joined, within a second.
+std::jthread announce(const char* what) {
+  return std::jthread([what](std::stop_token over) {
+    std::mutex mutex;
+    std::unique_lock lock(mutex);
+    std::condition_variable_any().wait_for(lock, over, std::chrono::seconds(1), [] { return false; });
+    if (!over.stop_requested()) fprintf(stderr, "%s...\n", what);
+  });
+}
 
 Status write_text(const fs::path& path, std::string_view text) {
   std::ofstream out(path, std::ios::binary);
@@ -145,12 +159,9 @@ Result<rt::ModelReference> reference_to(const gguf::File& f, unsigned threads) {
 }
 
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {
+  const std::jthread announcement = announce("compiling");
   codegen::GenerateOptions generate;
-  if (!o.isa.empty()) {
-    auto isa = rt::isa_from_name(o.isa);
-    if (!isa) return error("--isa: found '", o.isa, "', expected generic, avx2, avx512 or amx");
-    generate.isa = *isa;
-  }
+  if (!o.isa.empty()) generate.isa = rt::isa_from_name(o.isa).value();  // checked by the option
   PRISM_TRY(auto module, gguf::build_module(file));
   PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline));
   passes::ManagerOptions manager_options;
@@ -182,7 +193,7 @@ Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const Compi
 }
 
 Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path) {
-  return gguf::File::parse({reinterpret_cast<const uint8_t*>(p.metadata.data()), p.metadata.size()}, path + " (metadata)");
+  return gguf::File::parse({reinterpret_cast<const uint8_t*>(p.metadata.data()), p.metadata.size()}, path);
 }
 
 Result<Model> load_model(const std::string& path, const ModelOptions& options) {
@@ -203,7 +214,6 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
     if (auto cached = rt::Executable::load(prx, load)) {
       model.executable = *cached;
     } else {
-      load.progress("compiling", 0);
       PRISM_TRY(auto compiled, compile_gguf(file, compile));
       model.compiled_now = true;
       if (auto written = rt::write_executable(compiled.program, prx, compiled.fill, load.progress); written) {
@@ -216,13 +226,17 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
     }
   } else {
     PRISM_TRY(rt::PrxFile opened, rt::open_prx(path));
+    const auto& codes = opened.program.codes;
+    const std::string& isa = options.compile.isa;
+    if (!isa.empty() && std::none_of(codes.begin(), codes.end(), [&](const rt::Code& c) { return c.isa == isa; }))
+      return error(path, ": --isa: found code for ", codes.empty() ? "nothing" : codes[0].isa, ", expected ", isa, "; compile its model again");
     if (!opened.program.weights_embedded) {
       PRISM_TRY(file, referenced_model(opened.program.model, path, options.threads));
       load.fill = filler(file);
     }
     PRISM_TRY(model.executable, rt::Executable::load(std::move(opened), load));
   }
-  PRISM_TRY(model.metadata, metadata_of(model.executable->program(), prx));
+  PRISM_TRY(model.metadata, metadata_of(model.executable->program(), path));
   model.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return model;
 }

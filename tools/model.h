@@ -53,6 +53,13 @@ rt::Progress stderr_progress();
 /// The model as a module evaluated op by op in f32 with an f32 cache.
 Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path);
 
+/// The same, an error naming the file it is about.
+template <class T>
+Result<T> about(const std::string& path, Result<T> result) {
+  if (result) return result;
+  return error(path, ": ", result.message());
+}
+
 /// "1,2,3" -> ids; an error names the first thing that is not a number.
 Result<std::vector<int32_t>> parse_ids(const std::string& text);
 double seconds_since_process_start();
