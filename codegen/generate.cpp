@@ -93,7 +93,7 @@ class Generator {
     e.arena_bytes = uint64_t(arena);
     for (const std::string& symbol : p_.dims) {
       auto it = m_.dims.find(symbol);
-      ir::Range range = it == m_.dims.end() ? ir::Range{0, p_.context_length} : it->second;
+      ir::Range range = it == m_.dims.end() ? ir::Range{0, int64_t(round_up(uint64_t(p_.context_length), 64))} : it->second;  // "ctx": a capacity
       for (const auto& [k, v] : m_.attrs)
         if (k == g.name + "." + symbol + ".max") range.hi = std::get<int64_t>(v);
       e.dim_min.push_back(range.lo);
@@ -236,12 +236,23 @@ Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>
   if (!dtype) return error("weight ", w.name, ": unknown type ", w.dtype);
   if (w.shape.empty() || rows != w.shape[0]) return error("weight ", w.name, ": its sources have ", rows, " rows, expected ", w.shape.empty() ? 0 : w.shape[0]);
   const int64_t columns = w.shape.size() > 1 ? w.shape[1] : 1;
+  const auto expect_bytes = [&](uint64_t bytes) -> Status {
+    if (bytes == dst.size()) return ok();
+    return error("weight ", w.name, ": its sources make ", bytes, " bytes, expected ", dst.size());
+  };
 
   if (w.layout == "rows16") {
+    if (!rows16_supports(*dtype)) return error("weight ", w.name, ": ", w.dtype, " has no rows16 layout");
     const int64_t row_bytes = columns / int64_t(ir::info(*dtype).block) * int64_t(ir::info(*dtype).bytes);
     for (const SourceTensor& t : parts)
       if (t.dtype != *dtype || t.shape.size() != 2 || t.shape[1] != columns)
         return error("weight ", w.name, ": a source does not match ", w.dtype, " with ", columns, " columns");
+    PRISM_CHECK(expect_bytes(uint64_t(rows16_bytes(*dtype, rows, columns))));
+    for (const SourceTensor& t : parts)
+      if (w.interleave > 0 && (t.shape[0] != parts[0].shape[0] || t.shape[0] % w.interleave))
+        return error("weight ", w.name, ": found a source of ", t.shape[0], " rows, expected ", parts[0].shape[0],
+                     " and a multiple of the interleave, ", w.interleave);
+    std::vector<int64_t> read(parts.size()), released(parts.size());  // rows of each source, which are read in order
     auto row = [&](int64_t r) {
       size_t part = 0;
       if (w.interleave > 0) {
@@ -251,36 +262,41 @@ Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>
       } else {
         while (r >= parts[part].shape[0]) r -= parts[part++].shape[0];
       }
+      read[part] = r + 1;
       return parts[part].data + r * row_bytes;
     };
     // In slices, so that a large source need not be in memory beside what is made of it.
-    const int64_t groups = ceil_div(rows, 16), slice = std::max<int64_t>(1, (int64_t(4) << 20) / rows16_group_bytes(*dtype, columns));
-    const bool single = parts.size() == 1;
+    const int64_t groups = ceil_div(rows, 16), slice = std::max<int64_t>(1, (int64_t(1) << 20) / rows16_group_bytes(*dtype, columns));
     for (int64_t g = 0; g < groups; g += slice) {
-      const int64_t end = std::min(g + slice, groups), first = g * 16, last = std::min(end * 16, rows);
-      pack_rows16(*dtype, rows, columns, row, g, end, dst.data() + g * rows16_group_bytes(*dtype, columns));
-      if (single && parts[0].done) parts[0].done(parts[0].data + first * row_bytes, size_t((last - first) * row_bytes));
+      pack_rows16(*dtype, rows, columns, row, g, std::min(g + slice, groups), dst.data() + g * rows16_group_bytes(*dtype, columns));
+      for (size_t p = 0; p < parts.size(); ++p) {
+        if (parts[p].done) parts[p].done(parts[p].data + released[p] * row_bytes, size_t((read[p] - released[p]) * row_bytes));
+        released[p] = read[p];
+      }
     }
-    if (!single)
-      for (const SourceTensor& t : parts)
-        if (t.done) t.done(t.data, size_t(t.shape[0] * row_bytes));
     return ok();
   }
   // Row-major: copied, or converted to f32 when the executable holds vectors as f32.
-  uint8_t* out = dst.data();
+  const ir::DTypeInfo& format = ir::info(*dtype);
+  std::vector<size_t> values;
+  uint64_t bytes = 0;
   for (const SourceTensor& t : parts) {
-    int64_t n = 1;
-    for (int64_t d : t.shape) n *= d;
-    if (t.dtype == *dtype) {
-      const size_t bytes = size_t(n / int64_t(ir::info(*dtype).block) * int64_t(ir::info(*dtype).bytes));
-      memcpy(out, t.data, bytes);
-      out += bytes;
-    } else if (*dtype == DType::F32) {
-      ir::dequantize_row(t.dtype, t.data, reinterpret_cast<float*>(out), size_t(n));
-      out += 4 * n;
-    } else {
+    if (t.dtype != *dtype && *dtype != DType::F32)
       return error("weight ", w.name, ": found ", ir::info(t.dtype).name, ", expected ", w.dtype);
-    }
+    size_t n = 1;
+    for (int64_t d : t.shape) n *= size_t(d);
+    values.push_back(n);
+    bytes += n / format.block * format.bytes;
+  }
+  PRISM_CHECK(expect_bytes(bytes));
+  uint8_t* out = dst.data();
+  for (size_t p = 0; p < parts.size(); ++p) {
+    const SourceTensor& t = parts[p];
+    const size_t size = values[p] / format.block * format.bytes;
+    if (t.dtype == *dtype) memcpy(out, t.data, size);
+    else ir::dequantize_row(t.dtype, t.data, reinterpret_cast<float*>(out), values[p]);
+    if (t.done) t.done(t.data, values[p] / ir::info(t.dtype).block * ir::info(t.dtype).bytes);
+    out += size;
   }
   return ok();
 }

@@ -73,6 +73,11 @@ Executable::~Executable() = default;
 
 Result<std::shared_ptr<Executable>> Executable::load(const std::string& path, const LoadOptions& options) {
   PRISM_TRY(PrxFile file, open_prx(path));
+  return load(std::move(file), options);
+}
+
+Result<std::shared_ptr<Executable>> Executable::load(PrxFile file, const LoadOptions& options) {
+  const std::string& path = file.path;
   PRISM_TRY(const size_t code, choose_code(file.program.codes, best_isa(), path));
   Mapping weights;
   if (file.program.weights_embedded) {

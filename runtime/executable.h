@@ -28,10 +28,13 @@ struct LoadOptions {
 
 using KernelFn = void (*)(void* const* args, const int64_t* dims, int64_t begin, int64_t end, void* scratch);
 
+struct PrxFile;  // a file opened and verified: runtime/prx_format.h
+
 class Executable {
  public:
   /// Maps and verifies a file. Errors name the file, the item, found and expected.
   static Result<std::shared_ptr<Executable>> load(const std::string& path, const LoadOptions& options = {});
+  static Result<std::shared_ptr<Executable>> load(PrxFile file, const LoadOptions& options);
   /// From a program just compiled; weights filled by options.fill.
   static Result<std::shared_ptr<Executable>> from_program(Program p, const LoadOptions& options);
   ~Executable();

@@ -23,7 +23,13 @@ Result<std::unique_ptr<Executor>> Executor::create(std::shared_ptr<const Executa
   PRISM_TRY(e->arena_, Mapping::anonymous(arena_bytes, name + ": arena", /*huge_pages=*/true));
   PRISM_TRY(e->scratch_,
             Mapping::anonymous(e->scratch_stride_ * e->team_->size(), name + ": scratch", /*huge_pages=*/true));
-  for (const EntryPoint& entry : p.entries) e->entries_.push_back(e->bind(entry, kv));
+  size_t launches = 0;
+  for (const EntryPoint& entry : p.entries) {
+    e->entries_.push_back(e->bind(entry, kv));
+    launches = std::max(launches, entry.launches.size());
+  }
+  e->progress_ = std::vector<Progress>(launches);
+  for (Progress& progress : e->progress_) progress.taken = std::make_unique<std::atomic<bool>[]>(e->team_->size());
   return e;
 }
 
@@ -65,19 +71,33 @@ Status Executor::run(const EntryPoint& entry, std::span<const int64_t> dims) {
                    " tasks, expected 0 to ", kMaxTasks);
     bound.launches[i].count = *tasks;
   }
-  team_->run([&](unsigned thread) { run_share(bound, dims.data(), thread); });
+  for (size_t i = 0; i < bound.launches.size(); ++i) {
+    progress_[i].shares_done.store(0, std::memory_order_relaxed);
+    for (unsigned t = 0; t < team_->size(); ++t) progress_[i].taken[t].store(false, std::memory_order_relaxed);
+  }
+  const uint32_t start = launched_.generation();
+  team_->run([&](unsigned thread) { run_share(bound, dims.data(), thread, start); });
   return ok();
 }
 
-/// The hot loop. Which thread does a task changes nothing in what the task computes, so neither does their number.
-void Executor::run_share(const BoundEntry& entry, const int64_t* dims, unsigned thread) {
-  const int64_t threads = team_->size(), t = thread;
-  void* scratch = scratch_.data() + t * int64_t(scratch_stride_);
-  for (size_t i = 0; i < entry.launches.size(); ++i) {
-    if (i) team_->barrier();  // the team's run ends with one
+/// The hot loop. Which thread does a task changes nothing in what the task computes, so neither does their number. A thread
+/// that the system keeps from running is not waited for unless it is in the middle of its share.
+void Executor::run_share(const BoundEntry& entry, const int64_t* dims, unsigned thread, uint32_t start) {
+  const int64_t threads = team_->size();
+  void* scratch = scratch_.data() + thread * int64_t(scratch_stride_);
+  for (uint32_t i = 0; i < entry.launches.size(); ++i) {
+    const auto done = [&] { return launched_.generation() - start > i; };  // the counter may wrap
+    if (done()) continue;  // late: the others have gone on
     const BoundLaunch& l = entry.launches[i];
-    const int64_t begin = l.count * t / threads, end = l.count * (t + 1) / threads;
-    if (begin < end) l.kernel(l.args, dims, begin, end, scratch);
+    for (int64_t n = 0; n < threads; ++n) {
+      const int64_t share = (thread + n) % threads;  // its own first: the same weights at every step
+      std::atomic<bool>& taken = progress_[i].taken[size_t(share)];
+      if (taken.load(std::memory_order_relaxed) || taken.exchange(true, std::memory_order_relaxed)) continue;
+      const int64_t begin = l.count * share / threads, end = l.count * (share + 1) / threads;
+      if (begin < end) l.kernel(l.args, dims, begin, end, scratch);
+      if (progress_[i].shares_done.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) launched_.advance();
+    }
+    while (!done()) launched_.wait(start + i, team_->barrier_spin());
   }
 }
 

@@ -2,6 +2,7 @@
 // neither allocates nor locks.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <span>
 #include <string>
@@ -38,7 +39,13 @@ class Executor {
 
   Executor() = default;
   BoundEntry bind(const EntryPoint& entry, const KvCache& kv) const;
-  void run_share(const BoundEntry& entry, const int64_t* dims, unsigned thread);
+  void run_share(const BoundEntry& entry, const int64_t* dims, unsigned thread, uint32_t start);
+
+  /// One launch of the step in progress. Each thread has a share of the tasks, which another takes if it is late.
+  struct Progress {
+    std::atomic<uint32_t> shares_done{0};
+    std::unique_ptr<std::atomic<bool>[]> taken;  // by share
+  };
 
   std::shared_ptr<const Executable> exe_;
   std::string name_;
@@ -46,6 +53,8 @@ class Executor {
   Mapping arena_, scratch_;
   uint64_t scratch_stride_ = 0;
   std::vector<BoundEntry> entries_;  // as Program::entries
+  std::vector<Progress> progress_;   // as the launches of an entry
+  Gate launched_;                    // advances when a launch is done
 };
 
 }  // namespace prism::rt

@@ -34,7 +34,7 @@ struct Arg {
   uint64_t offset = 0;
 };
 
-/// One kernel over `tasks` independent tasks, split statically over the threads; a barrier follows.
+/// One kernel over `tasks` independent tasks, in one share per thread; a barrier follows.
 /// Machine code: void symbol(void* const* args, const int64_t* dims, int64_t begin, int64_t end, void* scratch),
 /// dims in the order of Program::dims, tasks [begin, end) to do, `scratch` of this thread, 64-byte aligned.
 struct Launch {
@@ -94,7 +94,7 @@ struct KvLayer {
 struct ModelReference {
   std::string path;           ///< as given when compiling; also looked for beside the .prx
   uint64_t size = 0;
-  uint64_t hash = 0;          ///< XXH3-64 of the whole file
+  uint64_t hash = 0;          ///< XXH3-64 of the XXH3-64 of each 4 MiB of the file
 };
 
 struct Program {

@@ -245,6 +245,7 @@ std::vector<uint8_t> encode_program(const Program& p, bool embedded, std::span<c
 
 Result<PrxFile> open_prx(const std::string& path) {
   PrxFile out;
+  out.path = path;
   PRISM_TRY(out.map, Mapping::file(path));
   const uint8_t* base = out.map.data();
   const uint64_t file_bytes = out.map.bytes();

@@ -44,6 +44,7 @@ std::vector<uint8_t> encode_program(const Program& p, bool embedded, std::span<c
 
 /// A verified file: header, metadata hash, FlatBuffer and every field; not the weights' hashes.
 struct PrxFile {
+  std::string path;
   Mapping map;
   Program program;                                ///< codes without data
   std::vector<std::span<const uint8_t>> code;     ///< of each Program::codes, in `map`

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace prism::rt {
 namespace {
@@ -30,23 +31,45 @@ uint64_t splitmix64(uint64_t& state) {
 }
 
 /// e^x for x <= 0 from additions and multiplications alone: the C library's differs from machine to machine in the last
-/// bit. Relative error below 1e-14; 0 below -700.
-double exp_nonpositive(double x) {
-  if (!(x > -700)) return 0;
-  const double n = (x * 1.4426950408889634 + 0x1.8p52) - 0x1.8p52;              // rounds to an integer
-  const double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;  // |r| <= ln(2)/2
-  static constexpr double kInverseFactorials[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                                                  1.0 / 40320,     1.0 / 5040,     1.0 / 720,     1.0 / 120,
-                                                  1.0 / 24,        1.0 / 6,        1.0 / 2,       1.0,
-                                                  1.0};
+/// bit. Relative error below 1e-14; 0 below -700. Without branches, so that a loop of it becomes vector code.
+inline double exp_nonpositive(double x) {
+  const double bounded = x > -700 ? x : -700;
+  const double shifted = bounded * 1.4426950408889634 + 0x1.8p52;                     // its low bits are an integer, n
+  const double n = shifted - 0x1.8p52;
+  const double r = (bounded - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;  // |r| <= ln(2)/2
+  constexpr double kInverseFactorials[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                                           1.0 / 40320,     1.0 / 5040,     1.0 / 720,     1.0 / 120,
+                                           1.0 / 24,        1.0 / 6,        1.0 / 2,       1.0,
+                                           1.0};
   double sum = 0;
   for (double c : kInverseFactorials) sum = sum * r + c;
-  return sum * std::bit_cast<double>(uint64_t(int64_t(n) + 1023) << 52);
+  const double power = std::bit_cast<double>((std::bit_cast<uint64_t>(shifted) + 1023) << 52);
+  return x > -700 ? sum * power : 0;
 }
 
 /// Larger logits first, ties by id: a total order, so that partial sorts have one answer.
 bool before(const std::pair<float, int32_t>& a, const std::pair<float, int32_t>& b) {
   return a.first != b.first ? a.first > b.first : a.second < b.second;
+}
+
+/// Brings the n first to the front, in order: in one pass over the rest when they are few.
+template <class Iterator>
+void sort_first(Iterator begin, ptrdiff_t n, Iterator end) {
+  if (n < (end - begin) / 64) return std::partial_sort(begin, begin + n, end, before);
+  std::nth_element(begin, begin + n, end, before);
+  std::sort(begin, begin + n, before);
+}
+
+/// -inf if there is none; NaNs are passed over. In lanes that the compiler can keep in a vector.
+float largest_of(std::span<const float> values) {
+  constexpr size_t kLanes = 32;
+  float lanes[kLanes];
+  std::fill(std::begin(lanes), std::end(lanes), kNever);
+  size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes)
+    for (size_t l = 0; l < kLanes; ++l) lanes[l] = values[i + l] > lanes[l] ? values[i + l] : lanes[l];
+  for (; i < values.size(); ++i) lanes[0] = values[i] > lanes[0] ? values[i] : lanes[0];
+  return *std::max_element(std::begin(lanes), std::end(lanes));
 }
 
 }  // namespace
@@ -74,36 +97,39 @@ void Sampler::accept(int32_t token) {
 }
 
 int32_t Sampler::sample(std::span<const float> logits) {
-  candidates_.resize(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {std::isnan(logits[i]) ? kNever : logits[i], int32_t(i)};
-  for (int32_t token : recent_) {
-    if (token < 0 || size_t(token) >= logits.size() || std::isnan(logits[size_t(token)])) continue;
-    const float logit = logits[size_t(token)];  // not the candidate's: a token seen twice is penalised once
-    candidates_[size_t(token)].first = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+  if (!recent_.empty()) {
+    penalised_.assign(logits.begin(), logits.end());
+    for (int32_t token : recent_) {
+      if (token < 0 || size_t(token) >= logits.size()) continue;
+      const float logit = logits[size_t(token)];  // not what is there now: a token seen twice is penalised once
+      penalised_[size_t(token)] = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+    }
+    logits = penalised_;
+  }
+  const float largest = largest_of(logits);
+  if (options_.temperature == 0 || largest == kNever) {  // a -inf beats a NaN
+    const auto best = std::find(logits.begin(), logits.end(), largest);
+    return best == logits.end() ? 0 : int32_t(best - logits.begin());
   }
 
-  // The largest, by the same order; a -inf beats a NaN.
-  size_t best = 0;
-  for (size_t i = 1; i < candidates_.size(); ++i)
-    if (candidates_[i].first > candidates_[best].first || (std::isnan(logits[best]) && !std::isnan(logits[i])))
-      best = i;
-  if (options_.temperature == 0 || candidates_.empty() || candidates_[best].first == kNever) return int32_t(best);
-
-  const float largest = candidates_[best].first;
-  const auto weight = [&](const std::pair<float, int32_t>& c) {  // in proportion to the probability; 1 for the largest
-    return c.first == largest ? 1.0 : exp_nonpositive((double(c.first) - largest) / options_.temperature);
+  candidates_.resize(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {std::isnan(logits[i]) ? kNever : logits[i], int32_t(i)};
+  const double temperature = options_.temperature;
+  const auto exponent = [&](const std::pair<float, int32_t>& c) {  // the largest may be infinite
+    return c.first == largest ? 0.0 : (double(c.first) - largest) / temperature;
   };
+  // In proportion to the probability; 1 for the largest.
+  const auto weight = [&](const std::pair<float, int32_t>& c) { return exp_nonpositive(exponent(c)); };
   const auto weigh_all = [&] {
     weights_.resize(candidates_.size());
-    double sum = 0;
-    for (size_t i = 0; i < candidates_.size(); ++i) sum += weights_[i] = weight(candidates_[i]);
-    return sum;
+    for (size_t i = 0; i < candidates_.size(); ++i) weights_[i] = exponent(candidates_[i]);
+    for (double& w : weights_) w = exp_nonpositive(w);
+    return std::accumulate(weights_.begin(), weights_.end(), 0.0);
   };
 
   if (options_.top_k > 0 && size_t(options_.top_k) < candidates_.size()) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + options_.top_k, candidates_.end(), before);
+    sort_first(candidates_.begin(), options_.top_k, candidates_.end());
     candidates_.resize(size_t(options_.top_k));
-    std::sort(candidates_.begin(), candidates_.end(), before);
   }
   if (options_.top_p < 1) {
     // The fewest of the likeliest whose share reaches top_p: usually few, so sorted in growing pieces.
@@ -113,9 +139,7 @@ int32_t Sampler::sample(std::span<const float> logits) {
     for (size_t sorted = 0; kept < candidates_.size() && sum < enough; ++kept) {
       if (kept == sorted) {
         sorted = std::min(candidates_.size(), std::max<size_t>(64, 4 * sorted));
-        const auto from = candidates_.begin() + ptrdiff_t(kept), to = candidates_.begin() + ptrdiff_t(sorted);
-        std::nth_element(from, to, candidates_.end(), before);
-        std::sort(from, to, before);
+        sort_first(candidates_.begin() + ptrdiff_t(kept), ptrdiff_t(sorted - kept), candidates_.end());
       }
       sum += weight(candidates_[kept]);
     }

@@ -30,6 +30,7 @@ class Sampler {
   SamplerOptions options_;
   uint64_t rng_[4] = {};
   std::vector<int32_t> recent_;
+  std::vector<float> penalised_;
   std::vector<std::pair<float, int32_t>> candidates_;
   std::vector<double> weights_;
 };

@@ -41,6 +41,8 @@ class ThreadTeam {
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
   unsigned size() const { return size_; }
+  /// How long to spin for threads that are about to be done.
+  std::chrono::nanoseconds barrier_spin() const { return barrier_spin_; }
 
   /// Calls job(thread index) on every thread, 0 being the caller, and returns when all have returned.
   template <class Job>

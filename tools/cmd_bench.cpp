@@ -36,7 +36,7 @@ Status run(const Options& o) {
   using Clock = std::chrono::steady_clock;
   PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}}));
   const rt::Program& p = model.executable->program();
-  PRISM_TRY(auto session, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1}));
+  PRISM_TRY(auto session, about(o.model, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1})));
   // Any ids do; a fixed sequence that wanders over the vocabulary.
   auto ids = [&](int64_t n) {
     std::vector<int32_t> v;
@@ -62,14 +62,15 @@ Status run(const Options& o) {
     if (o.prompt > 0) PRISM_CHECK(timed(prefill, r ? o.prompt : std::min<int64_t>(o.prompt, 128), false, r > 0));
     if (o.count > 0) PRISM_CHECK(timed(decode, r ? o.count : std::min<int64_t>(o.count, 8), true, r > 0));
   }
+  PRISM_TRY(auto architecture, model.metadata->get_string("general.architecture", "unknown"));
   if (o.json) {
-    const nlohmann::json out = {{"model", p.name}, {"isa", p.codes.at(0).isa}, {"threads", o.threads}, {"depth", o.depth},
+    const nlohmann::json out = {{"model", p.name}, {"architecture", architecture}, {"isa", p.codes.at(0).isa}, {"threads", o.threads}, {"depth", o.depth},
                                 {"weight_bytes", p.weight_bytes}, {"load_ms", model.load_seconds * 1e3},
                                 {"prefill", prefill.json(o.prompt)}, {"decode", decode.json(o.count)}};
-    printf("%s\n", out.dump(2).c_str());
+    printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return ok();
   }
-  printf("%s, %s, %u threads, depth %lld\n", p.name.c_str(), p.codes.at(0).isa.c_str(), o.threads, (long long)o.depth);
+  printf("%s (%s), %s, %u threads, depth %lld\n", p.name.c_str(), architecture.c_str(), p.codes.at(0).isa.c_str(), o.threads, (long long)o.depth);
   auto row = [&](const char* what, int64_t n, const Samples& s) {
     if (s.rates.empty()) return;
     auto [lo, hi] = std::minmax_element(s.rates.begin(), s.rates.end());
@@ -91,7 +92,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   c->add_option("-t,--threads", o->threads, "Threads")->capture_default_str()->check(CLI::Range(1, 1024));
   c->add_option("-r,--repeats", o->repeats, "Counted rounds, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
   c->add_option("-d,--depth", o->depth, "Positions already in the cache")->capture_default_str()->check(CLI::NonNegativeNumber);
-  c->add_option("--isa", o->isa, "generic, avx2, avx512 or amx");
+  add_isa(*c, o->isa);
   c->add_flag("--json", o->json, "Print JSON");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }

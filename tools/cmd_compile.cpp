@@ -21,6 +21,9 @@ Status run(const Options& o) {
   PRISM_TRY(auto file, gguf::File::open(o.model));
   auto progress = stderr_progress();
   PRISM_TRY(auto compiled, compile_gguf(file, o.compile));
+  if (!o.embed) {
+    PRISM_TRY(compiled.program.model, reference_to(*file));
+  }
   const double compiled_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   PRISM_CHECK(rt::write_executable(compiled.program, o.out, o.embed ? compiled.fill : rt::WeightFiller(), progress));
   fprintf(stderr, "%s: %zu kernels for %s in %.2f s, %s\n", o.out.c_str(), compiled.program.kernels.size(),
@@ -37,7 +40,7 @@ void add_compile(CLI::App& app, Action& chosen) {
   c->add_option("model", o->model, "GGUF file")->required();
   c->add_option("-o,--output", o->out, "The .prx to write")->required();
   c->add_option("--target", o->target, "cpu")->capture_default_str();
-  c->add_option("--isa", o->compile.isa, "generic, avx2, avx512 or amx; default: this machine's best");
+  add_isa(*c, o->compile.isa);
   c->add_option("--pipeline", o->compile.pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"; default: cpu, or cpu-amx with --isa amx");
   c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the GGUF file");
   c->add_option("--dump-ir", o->compile.dump_ir, "Folder for the IR after each pass and the kernels' text");

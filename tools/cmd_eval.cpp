@@ -1,5 +1,7 @@
 // prism eval: logits of given ids.
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 
 #include "tools/commands.h"
@@ -19,7 +21,7 @@ Status run(const Options& o) {
   std::string list = o.ids;
   if (!list.empty() && list[0] == '@') {
     std::ifstream in(list.substr(1));
-    if (!in) return error(list.substr(1), ": cannot open");
+    if (!in) return error(list.substr(1), ": cannot open: ", strerror(errno));
     list.assign(std::istreambuf_iterator<char>(in), {});
   }
   PRISM_TRY(auto ids, parse_ids(list));
@@ -29,11 +31,11 @@ Status run(const Options& o) {
     PRISM_TRY(session, reference_session(o.model));
   } else {
     PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}}));
-    PRISM_TRY(session, rt::Session::create(model.executable, {o.threads, int64_t(ids.size())}));
+    PRISM_TRY(session, about(o.model, rt::Session::create(model.executable, {o.threads, int64_t(ids.size())})));
   }
   const std::string partial = o.out + ".partial";
   std::ofstream out(partial, std::ios::binary);
-  if (!out) return error(partial, ": cannot write");
+  if (!out) return error(o.out, ": cannot write: ", strerror(errno));
   auto write = [&](size_t, std::span<const float> row) { out.write(reinterpret_cast<const char*>(row.data()), std::streamsize(row.size_bytes())); };
   auto prefill = [&]() -> Status {
     for (size_t i = 0; i < ids.size(); ++i) {
@@ -42,14 +44,15 @@ Status run(const Options& o) {
     }
     return ok();
   };
-  if (auto status = o.prefill ? prefill() : session->score(ids, write); !status) {
+  if (auto status = about(o.model, o.prefill ? prefill() : session->score(ids, write)); !status) {
     std::remove(partial.c_str());
     return status.err();
   }
   out.close();
   if (!out || std::rename(partial.c_str(), o.out.c_str()) != 0) {
+    const Error failure = error(o.out, ": cannot write: ", strerror(errno));
     std::remove(partial.c_str());
-    return error(o.out, ": cannot write");
+    return failure;
   }
   return ok();
 }
@@ -65,7 +68,7 @@ void add_eval(CLI::App& app, Action& chosen) {
   c->add_flag("--prefill", o->prefill, "Logits as a prompt's kernels compute them instead of those that generate (slower)");
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32 weights, activations and cache)");
   c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->check(CLI::Range(0, 1024));
-  c->add_option("--isa", o->isa, "generic, avx2, avx512 or amx");
+  add_isa(*c, o->isa);
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }
 

@@ -67,8 +67,10 @@ std::string arg_text(const rt::Program& p, const rt::Arg& a) {
 
 Status inspect_prx(const std::string& path) {
   PRISM_TRY(auto p, rt::read_description(path));
-  printf("%s: .prx by %s\n\nmodel          %s, context %lld, vocabulary %lld\n", path.c_str(), printable(p.producer).c_str(), printable(p.name).c_str(),
-         (long long)p.context_length, (long long)p.vocab);
+  PRISM_TRY(auto metadata, metadata_of(p, path));
+  PRISM_TRY(auto architecture, metadata->get_string("general.architecture", "unknown"));
+  printf("%s: .prx by %s\n\nmodel          %s, architecture %s, context %lld, vocabulary %lld\n", path.c_str(), printable(p.producer).c_str(),
+         printable(p.name).c_str(), printable(architecture).c_str(), (long long)p.context_length, (long long)p.vocab);
   for (const rt::Code& c : p.codes) printf("code           %s, isa %s, %s\n", c.target.c_str(), c.isa.c_str(), c.format.c_str());
   if (p.weights_embedded) printf("weights        embedded, %.1f MiB in %zu tensors\n", double(p.weight_bytes) / 1048576, p.weights.size());
   else printf("weights        packed on load from %s, %.1f MiB in %zu tensors\n", printable(p.model.path, 1000).c_str(), double(p.weight_bytes) / 1048576, p.weights.size());

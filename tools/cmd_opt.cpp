@@ -1,5 +1,7 @@
 // prism opt: IR text in, passes, IR text out.
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 
@@ -31,7 +33,7 @@ Status run(const Options& o) {
     text.assign(std::istreambuf_iterator<char>(std::cin), {});
   } else {
     std::ifstream in(o.file, std::ios::binary);
-    if (!in) return error(o.file, ": cannot open");
+    if (!in) return error(o.file, ": cannot open: ", strerror(errno));
     text.assign(std::istreambuf_iterator<char>(in), {});
   }
   PRISM_TRY(auto module, ir::parse(text, o.file));
@@ -39,6 +41,7 @@ Status run(const Options& o) {
   PRISM_TRY(auto pipeline, passes::parse_pipeline(o.passes));
   passes::ManagerOptions m;
   m.print_after_all = o.print_after_all;
+  m.verify_each = o.verify_each;
   m.print_before_all = o.print_before_all;
   m.reproducer = o.reproducer;
   passes::Manager manager(m);
@@ -59,7 +62,7 @@ void add_opt(CLI::App& app, Action& chosen) {
   c->add_option("--passes", o->passes, "Pipeline, for example canonicalize,dce; \"cpu\" is the whole of it");
   c->add_flag("--print-after-all", o->print_after_all, "Print the module after every pass on stderr");
   c->add_flag("--print-before-all", o->print_before_all, "Print the module before every pass on stderr");
-  c->add_flag("--verify-each", o->verify_each, "Verify after every pass (always on)");
+  c->add_flag("--verify-each", o->verify_each, "Verify after every pass, not only after the last");
   c->add_flag("--time-passes", o->time_passes, "Print the time of every pass on stderr");
   c->add_option("--reproducer", o->reproducer, "File written when a pass fails: its input and how to run it");
   c->add_flag("--list-passes", o->list, "List the passes");

@@ -1,6 +1,8 @@
 // prism run: text in, text out, streamed.
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "runtime/sampler.h"
@@ -43,12 +45,12 @@ Status run(const RunOptions& o) {
   if (!session) {
     const int64_t trained = model.executable->program().context_length, wanted = int64_t(ids.size()) + o.count;
     const int64_t context = o.context ? o.context : std::min(trained, std::max<int64_t>(4096, wanted));
-    PRISM_TRY(session, rt::Session::create(model.executable, {o.threads, context}));
+    PRISM_TRY(session, about(o.model, rt::Session::create(model.executable, {o.threads, context})));
   }
   const double load_ms = 1e3 * seconds(Clock::now() - load_start);
 
   const auto start = Clock::now();
-  PRISM_TRY(auto logits, session->feed(ids));
+  PRISM_TRY(auto logits, about(o.model, session->feed(ids)));
   for (int32_t id : ids) sampler.accept(id);
   gguf::StreamDecoder stream(*tokenizer);
   std::vector<int32_t> made;
@@ -56,14 +58,13 @@ Status run(const RunOptions& o) {
   double first_token_ms = 0, since_start_ms = 0;
   std::string stop = "length";
   auto first_at = start;
-  auto emit = [&](const std::string& piece) {
+  auto emit = [&](const std::string& piece) -> Status {
     text += piece;
-    if (!o.json && !piece.empty()) {
-      fwrite(piece.data(), 1, piece.size(), stdout);
-      fflush(stdout);
-    }
+    if (o.json || piece.empty()) return ok();
+    if (fwrite(piece.data(), 1, piece.size(), stdout) == piece.size() && fflush(stdout) == 0) return ok();
+    return error("standard output: cannot write: ", strerror(errno));
   };
-  if (!o.json) emit(o.prompt);
+  if (!o.json) PRISM_CHECK(emit(o.prompt));
   for (int64_t i = 0; i < o.count; ++i) {
     const int32_t id = sampler.sample(logits);
     if (i == 0) {
@@ -77,15 +78,15 @@ Status run(const RunOptions& o) {
     }
     sampler.accept(id);
     made.push_back(id);
-    emit(stream.push(id));
+    PRISM_CHECK(emit(stream.push(id)));
     if (i + 1 == o.count) break;
     if (session->position() >= session->kv_stats().capacity) {
       stop = "context";
       break;
     }
-    PRISM_TRY(logits, session->step(id));
+    PRISM_TRY(logits, about(o.model, session->step(id)));
   }
-  emit(stream.flush());
+  PRISM_CHECK(emit(stream.flush()));
   const double decode_seconds = seconds(Clock::now() - first_at);
   const double rate = made.size() > 1 ? double(made.size() - 1) / decode_seconds : 0;
   const rt::KvStats kv = session->kv_stats();
@@ -128,7 +129,7 @@ void add_run(CLI::App& app, Action& chosen) {
   c->add_option("--seed", o->sampler.seed, "Seed of the random draw")->capture_default_str();
   c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));
   c->add_option("--ctx", o->context, "Positions the KV cache holds; 0 = 4096 or what the run needs")->check(CLI::NonNegativeNumber);
-  c->add_option("--isa", o->isa, "Compile for generic, avx2, avx512 or amx instead of this machine's best");
+  add_isa(*c, o->isa);
   c->add_flag("--ignore-eos", o->ignore_end, "Go on after the model's end-of-text token");
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32, slow)");
   c->add_flag("--json", o->json, "Print one JSON object with text, ids and timings");

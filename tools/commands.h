@@ -10,7 +10,13 @@ namespace prism::tools {
 
 using Action = std::function<Status()>;
 
-/// Each returns the subcommand; its action is stored in `chosen` when the user picks it.
+/// --isa: the instruction set to compile for.
+inline void add_isa(CLI::App& command, std::string& isa) {
+  command.add_option("--isa", isa, "Compile for this instruction set; default: this machine's best")
+      ->check(CLI::IsMember({"generic", "avx2", "avx512", "amx"}));
+}
+
+/// Each adds the subcommand; its action is stored in `chosen` when the user picks it.
 void add_run(CLI::App& app, Action& chosen);
 void add_compile(CLI::App& app, Action& chosen);
 void add_opt(CLI::App& app, Action& chosen);

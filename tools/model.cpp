@@ -1,16 +1,19 @@
 #include "tools/model.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <charconv>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
+#include <stop_token>
+#include <thread>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -20,12 +23,24 @@
 #include "frontends/gguf/model.h"
 #include "ir/text.h"
 #include "passes/pass.h"
+#include "runtime/prx_format.h"
+#include "runtime/thread_pool.h"
 
 namespace prism::tools {
 
 namespace fs = std::filesystem;
 
 namespace {
+
+/// Says what is going on if it is not over, and the thread joined, within a second.
+std::jthread announce(const char* what) {
+  return std::jthread([what](std::stop_token over) {
+    std::mutex mutex;
+    std::unique_lock lock(mutex);
+    std::condition_variable_any().wait_for(lock, over, std::chrono::seconds(1), [] { return false; });
+    if (!over.stop_requested()) fprintf(stderr, "%s...\n", what);
+  });
+}
 
 Status write_text(const fs::path& path, std::string_view text) {
   std::ofstream out(path, std::ios::binary);
@@ -63,21 +78,6 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   return name;
 }
 
-/// XXH3 of the whole file, without keeping it in memory.
-uint64_t content_hash(const gguf::File& f) {
-  constexpr size_t kPiece = size_t(8) << 20;
-  XXH3_state_t* state = XXH3_createState();
-  XXH3_64bits_reset(state);
-  for (size_t at = 0; at < f.bytes().size(); at += kPiece) {
-    const size_t n = std::min(kPiece, f.bytes().size() - at);
-    XXH3_64bits_update(state, f.bytes().data() + at, n);
-    f.forget(f.bytes().data() + at, n);
-  }
-  const uint64_t hash = XXH3_64bits_digest(state);
-  XXH3_freeState(state);
-  return hash;
-}
-
 rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
   return [file](const rt::Weight& w, std::span<uint8_t> dst) -> Status {
     auto source = [&](const std::string& name) -> Result<codegen::SourceTensor> {
@@ -90,22 +90,20 @@ rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
   };
 }
 
-Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path) {
-  return gguf::File::parse({reinterpret_cast<const uint8_t*>(p.metadata.data()), p.metadata.size()}, path + " (metadata)");
-}
-
 /// The model file a .prx refers to: as recorded, or beside the .prx.
-Result<std::shared_ptr<gguf::File>> referenced_model(const rt::Program& p, const std::string& prx) {
-  const fs::path beside = fs::path(prx).parent_path() / fs::path(p.model.path).filename();
-  for (const fs::path& candidate : {fs::path(p.model.path), beside}) {
+Result<std::shared_ptr<gguf::File>> referenced_model(const rt::ModelReference& model, const std::string& prx, unsigned threads) {
+  const fs::path beside = fs::path(prx).parent_path() / fs::path(model.path).filename();
+  for (const fs::path& candidate : {fs::path(model.path), beside}) {
     std::error_code ec;
     if (!fs::exists(candidate, ec)) continue;
     PRISM_TRY(auto file, gguf::File::open(candidate.string()));
-    if (file->bytes().size() != p.model.size || content_hash(*file) != p.model.hash)
-      return error(prx, ": model file ", candidate.string(), " is not the one it was compiled from; compile again");
+    PRISM_TRY(const auto found, reference_to(*file, threads));
+    if (found.size != model.size || found.hash != model.hash)
+      return error(prx, ": model file ", candidate.string(), ": found ", found.size, " bytes with hash ", found.hash, ", expected ",
+                   model.size, " with ", model.hash, ", those it was compiled from; compile it again");
     return file;
   }
-  return error(prx, ": its model file ", p.model.path, " was not found (nor beside it); put it back or compile with --embed-weights");
+  return error(prx, ": model file ", model.path, ": not found, nor beside the .prx; put it back or compile with --embed-weights");
 }
 
 }  // namespace
@@ -146,13 +144,24 @@ Result<FileKind> file_kind(const std::string& path) {
   return error(path, ": found neither 'GGUF' nor 'PRX1' in its first 4 bytes, expected a GGUF or .prx file");
 }
 
+// Pieces are hashed on all cores and do not stay in memory.
+Result<rt::ModelReference> reference_to(const gguf::File& f, unsigned threads) {
+  constexpr size_t kPiece = size_t(4) << 20;
+  const auto bytes = f.bytes();
+  std::vector<uint64_t> hashes((bytes.size() + kPiece - 1) / kPiece);
+  PRISM_TRY(auto team, rt::ThreadTeam::create(threads));
+  rt::parallel_for(*team, hashes.size(), [&](size_t i) {
+    const auto piece = bytes.subspan(i * kPiece, std::min(kPiece, bytes.size() - i * kPiece));
+    hashes[i] = XXH3_64bits(piece.data(), piece.size());
+    f.forget(piece.data(), piece.size());
+  });
+  return rt::ModelReference{fs::absolute(f.name()).string(), bytes.size(), XXH3_64bits(hashes.data(), 8 * hashes.size())};
+}
+
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {
+  const std::jthread announcement = announce("compiling");
   codegen::GenerateOptions generate;
-  if (!o.isa.empty()) {
-    auto isa = rt::isa_from_name(o.isa);
-    if (!isa) return error("--isa: found '", o.isa, "', expected generic, avx2, avx512 or amx");
-    generate.isa = *isa;
-  }
+  if (!o.isa.empty()) generate.isa = rt::isa_from_name(o.isa).value();  // checked by the option
   PRISM_TRY(auto module, gguf::build_module(file));
   PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline.empty() ? codegen::default_pipeline(generate.isa) : o.pipeline));
   passes::ManagerOptions manager_options;
@@ -178,8 +187,13 @@ Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const Compi
   static constexpr std::string_view kKept[] = {"tokenizer.", "general."};
   program.metadata = gguf::extract_metadata(*file, kKept);
   program.ir = ir_before;
-  program.model = {fs::absolute(file->name()).string(), file->bytes().size(), content_hash(*file)};
+  PRISM_TRY(program.name, file->get_string("general.name", ""));
+  if (program.name.empty()) program.name = fs::path(file->name()).stem().string();
   return CompiledModel{std::move(program), filler(file)};
+}
+
+Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path) {
+  return gguf::File::parse({reinterpret_cast<const uint8_t*>(p.metadata.data()), p.metadata.size()}, path);
 }
 
 Result<Model> load_model(const std::string& path, const ModelOptions& options) {
@@ -200,7 +214,6 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
     if (auto cached = rt::Executable::load(prx, load)) {
       model.executable = *cached;
     } else {
-      load.progress("compiling", 0);
       PRISM_TRY(auto compiled, compile_gguf(file, compile));
       model.compiled_now = true;
       if (auto written = rt::write_executable(compiled.program, prx, compiled.fill, load.progress); written) {
@@ -212,18 +225,18 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
       }
     }
   } else {
-    auto direct = rt::Executable::load(path, load);
-    if (!direct) {
-      PRISM_TRY(auto description, rt::read_description(path));
-      if (description.weights_embedded) return direct.err();
-      PRISM_TRY(file, referenced_model(description, path));
+    PRISM_TRY(rt::PrxFile opened, rt::open_prx(path));
+    const auto& codes = opened.program.codes;
+    const std::string& isa = options.compile.isa;
+    if (!isa.empty() && std::none_of(codes.begin(), codes.end(), [&](const rt::Code& c) { return c.isa == isa; }))
+      return error(path, ": --isa: found code for ", codes.empty() ? "nothing" : codes[0].isa, ", expected ", isa, "; compile its model again");
+    if (!opened.program.weights_embedded) {
+      PRISM_TRY(file, referenced_model(opened.program.model, path, options.threads));
       load.fill = filler(file);
-      direct = rt::Executable::load(path, load);
-      if (!direct) return direct.err();
     }
-    model.executable = *direct;
+    PRISM_TRY(model.executable, rt::Executable::load(std::move(opened), load));
   }
-  PRISM_TRY(model.metadata, metadata_of(model.executable->program(), prx));
+  PRISM_TRY(model.metadata, metadata_of(model.executable->program(), path));
   model.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return model;
 }

@@ -22,6 +22,8 @@ struct CompiledModel {
   rt::WeightFiller fill;
 };
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& options);
+/// What a .prx without weights records of its model file, so that it runs with no other: every byte counts. 0 threads = all cores.
+Result<rt::ModelReference> reference_to(const gguf::File& file, unsigned threads = 0);
 
 struct Model {
   std::shared_ptr<rt::Executable> executable;
@@ -33,6 +35,9 @@ struct ModelOptions {
   unsigned threads = 0;
   CompileOptions compile;
 };
+/// The tokenizer's and other facts that a .prx keeps of its GGUF file; `p` must outlive them. `path` begins error messages.
+Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path);
+
 /// A .gguf is compiled unless the cache holds it; a .prx is mapped. Shows progress on stderr when it takes over a second.
 Result<Model> load_model(const std::string& path, const ModelOptions& options);
 
@@ -47,6 +52,13 @@ rt::Progress stderr_progress();
 
 /// The model as a module evaluated op by op in f32 with an f32 cache.
 Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path);
+
+/// The same, an error naming the file it is about.
+template <class T>
+Result<T> about(const std::string& path, Result<T> result) {
+  if (result) return result;
+  return error(path, ": ", result.message());
+}
 
 /// "1,2,3" -> ids; an error names the first thing that is not a number.
 Result<std::vector<int32_t>> parse_ids(const std::string& text);

@@ -1,8 +1,28 @@
 // The `prism` command.
 #include "tools/commands.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
+
+namespace {
+
+/// Says what went wrong in one line, whatever the message quotes from a file.
+int fail(std::string message) {
+  std::replace_if(message.begin(), message.end(), [](unsigned char c) { return c < 32 || c == 127; }, '?');
+  fprintf(stderr, "prism: %s\n", message.c_str());
+  return 1;
+}
+
+/// A wrong command line, with the help that tells more.
+std::string usage_error(const CLI::App& app, const CLI::ParseError& e, int argc, char** argv) {
+  const auto chosen = app.get_subcommands();
+  if (!chosen.empty()) return chosen[0]->get_name() + ": " + e.what() + " (see prism " + chosen[0]->get_name() + " --help)";
+  return (argc > 1 ? "found '" + std::string(argv[1]) + "', expected a subcommand" : std::string("a subcommand is required")) +
+         " (see prism --help)";
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace prism::tools;
@@ -13,13 +33,13 @@ int main(int argc, char** argv) {
                "  prism opt graph.prism --passes=cpu              run passes on IR text"};
   app.set_version_flag("--version", "prism " PRISM_VERSION);
   app.require_subcommand(1);
-  app.failure_message(CLI::FailureMessage::simple);
   Action chosen;
   for (auto* add : {add_run, add_compile, add_opt, add_eval, add_tokenize, add_bench, add_inspect}) add(app, chosen);
-  CLI11_PARSE(app, argc, argv);
-  if (auto status = chosen(); !status) {
-    fprintf(stderr, "prism: %s\n", status.message().c_str());
-    return 1;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return e.get_exit_code() == 0 ? app.exit(e) : fail(usage_error(app, e, argc, argv));  // 0: --help, --version
   }
-  return fflush(stdout) == 0 ? 0 : 1;
+  if (auto status = chosen(); !status) return fail(status.message());
+  return fflush(stdout) == 0 && !ferror(stdout) ? 0 : fail("standard output: cannot write");
 }

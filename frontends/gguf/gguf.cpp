@@ -388,8 +388,8 @@ Result<std::shared_ptr<File>> File::parse(std::span<const uint8_t> bytes, const 
 
 void File::forget(const uint8_t* p, uint64_t bytes) const {
   if (!mapping_) return;
-  const uintptr_t page = 4096, begin = (uintptr_t(p) + page - 1) / page * page, end = (uintptr_t(p) + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), begin = uintptr_t(p) / page * page;
+  madvise(reinterpret_cast<void*>(begin), uintptr_t(p) + bytes - begin, MADV_DONTNEED);
 }
 
 File::~File() {

@@ -51,7 +51,7 @@ class File {
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   const TensorInfo* tensor(std::string_view name) const;
   const uint8_t* data(const TensorInfo& t) const { return bytes_.data() + t.offset; }
-  /// The mapped pages wholly inside [p, p+bytes) may leave memory; they come back when read.
+  /// The mapped pages that [p, p+bytes) touches may leave memory; they come back when read.
   void forget(const uint8_t* p, uint64_t bytes) const;
 
   const std::map<std::string, MetaValue, std::less<>>& metadata() const { return metadata_; }

@@ -52,6 +52,10 @@ class GgufWriter {
     for (size_t i = 0; i < bytes; ++i) data_ += char(i * 37 + 11);
     return *this;
   }
+  GgufWriter& data(const std::vector<float>& values) {
+    data_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+    return *this;
+  }
 
   std::vector<uint8_t> bytes() const {
     std::string out = "GGUF";

@@ -241,6 +241,33 @@ TEST(Pack, SourceOfAnotherTypeIsAnError) {
   EXPECT_NE(status.message().find("weight w"), std::string::npos) << status.message();
 }
 
+TEST(Pack, WeightsThatTheirSourcesDoNotFillAreErrors) {
+  std::vector<uint8_t> data(4096);
+  const auto fill = [&](rt::Weight w, size_t bytes) {
+    std::vector<uint8_t> out(bytes);
+    return bool(codegen::fill_weight(w, [&](const std::string& n) -> Result<codegen::SourceTensor> {
+      return codegen::SourceTensor{DType::F32, {n == "small" ? 8 : 16, 4}, data.data()};
+    }, out));
+  };
+  EXPECT_TRUE(fill({"w", "f32", "rows16", {16, 4}, 0, 256, {"a"}, 0}, 256));
+  EXPECT_FALSE(fill({"w", "f32", "rows16", {16, 4}, 0, 256, {"a"}, 0}, 255));
+  EXPECT_FALSE(fill({"w", "f32", "row_major", {16, 4}, 0, 256, {"a"}, 0}, 255));
+  EXPECT_FALSE(fill({"w", "f32", "rows16", {24, 4}, 0, 512, {"a", "small"}, 8}, 512)) << "sources of 16 and 8 rows interleaved";
+}
+
+TEST(Pack, SourcesAreReleasedAsTheyAreRead) {
+  std::vector<uint8_t> data(32 * 4 * 4);
+  for (int64_t interleave : {0, 16}) {
+    size_t released = 0;
+    rt::Weight w{"gu", "f32", "rows16", {64, 4}, 0, 64 * 4 * 4, {"gate", "up"}, interleave};
+    std::vector<uint8_t> out(w.bytes);
+    ASSERT_TRUE(codegen::fill_weight(w, [&](const std::string&) -> Result<codegen::SourceTensor> {
+      return codegen::SourceTensor{DType::F32, {32, 4}, data.data(), [&](const uint8_t*, size_t n) { released += n; }};
+    }, out));
+    EXPECT_EQ(released, 2 * data.size());
+  }
+}
+
 TEST(Kir, PrintsAndVerifies) {
   kir::Builder b("k", {"n"});
   const kir::Buffer x = b.arg("x", kir::Elem::F32), y = b.arg("y", kir::Elem::F32, true);

@@ -1,0 +1,173 @@
+// The `prism` command from end to end: what a user types and what comes back.
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "tests/cli/command.h"
+
+namespace prism::cli {
+namespace {
+
+using nlohmann::json;
+
+class Cli : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { shop = new Workshop; }
+  static void TearDownTestSuite() {
+    delete shop;
+    shop = nullptr;
+  }
+  static Workshop* shop;
+  std::string gguf = shop->path("tiny.gguf");
+
+  /// What `run --json` says of the same short generation.
+  json generate(const std::string& model, std::vector<std::string> more = {}) const {
+    std::vector<std::string> arguments = {"run", model, "-p", "a", "-n", "25", "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return json::parse(shop->must(arguments));
+  }
+  std::vector<float> logits(const std::string& model, std::vector<std::string> more = {}) const {
+    std::vector<std::string> arguments = {"eval", model, "--ids", "97,195,122,0", "--logits", shop->path("logits.f32")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    shop->must(arguments);
+    const auto bytes = read_bytes(shop->path("logits.f32"));
+    std::vector<float> values(bytes.size() / sizeof(float));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  }
+};
+Workshop* Cli::shop = nullptr;
+
+TEST_F(Cli, RunCompilesOnceAndContinuesThePrompt) {
+  const json first = generate(gguf);
+  EXPECT_EQ(first["text"], kSaid + kSaid + "é日");
+  EXPECT_EQ(first["ids"].size(), 25u);
+  EXPECT_EQ(first["prompt_ids"], json({97}));
+  EXPECT_EQ(first["stop"], "length");
+  EXPECT_TRUE(first["compiled"]);
+  EXPECT_GT(first["tokens_per_second"], 0);
+  EXPECT_EQ(first["kv"]["positions"], 25);
+  const json second = generate(gguf);
+  EXPECT_FALSE(second["compiled"]);
+  EXPECT_EQ(second["ids"], first["ids"]);
+}
+
+TEST_F(Cli, StreamedTextIsNeverCutInsideACharacter) {
+  const Outcome o = shop->run({"run", gguf, "-p", "a", "-n", "36"});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  // 36 = 3 x 10 + é, 日 and one of 🙂's bytes, which comes out as U+FFFD.
+  EXPECT_EQ(o.out, "a" + kSaid + kSaid + kSaid + "é日\uFFFD\n");
+  EXPECT_GE(o.writes.size(), 14u) << "not streamed";
+  for (const std::string& w : o.writes) EXPECT_NO_THROW((void)json(w).dump()) << "found invalid UTF-8";
+  for (const char* word : {"load", "first token", "tokens/s", "kv cache"}) EXPECT_NE(o.err.find(word), std::string::npos) << word;
+}
+
+TEST_F(Cli, RunStopsAtTheEndOfTextOrOfTheContext) {
+  const json end = json::parse(shop->must({"run", gguf, "-p", "az", "--json"}));
+  EXPECT_EQ(end["stop"], "end");
+  EXPECT_EQ(end["text"], "");
+  const json full = json::parse(shop->must({"run", gguf, "-p", "a", "-n", "500", "--json"}));
+  EXPECT_EQ(full["stop"], "context");
+  EXPECT_EQ(full["kv"]["positions"], kContext);
+}
+
+TEST_F(Cli, SamplingDependsOnTheSeedAlone) {
+  const std::vector<std::string> one = {"--temp", "30", "--seed", "1"};
+  const json a = generate(gguf, one);
+  EXPECT_EQ(generate(gguf, {"--temp", "30", "--seed", "1", "-t", "1"})["ids"], a["ids"]);
+  EXPECT_NE(generate(gguf, {"--temp", "30", "--seed", "2"})["ids"], a["ids"]);
+}
+
+TEST_F(Cli, CompiledFilesSayWhatTheModelSays) {
+  const std::string reference = shop->path("reference.prx"), embedded = shop->path("embedded.prx");
+  shop->must({"compile", gguf, "-o", reference});
+  shop->must({"compile", gguf, "-o", embedded, "--embed-weights", "--dump-ir", shop->path("ir")});
+  EXPECT_TRUE(std::filesystem::exists(shop->path("ir/00-frontend.prism")));
+  const json expected = generate(gguf);
+  EXPECT_EQ(generate(reference)["ids"], expected["ids"]);
+  EXPECT_EQ(generate(embedded)["ids"], expected["ids"]);
+  EXPECT_EQ(logits(reference), logits(gguf));
+  EXPECT_EQ(logits(embedded, {"-t", "1"}), logits(gguf, {"-t", "2"}));
+
+  // Elsewhere: the model file beside the .prx is found.
+  Workshop other;
+  std::filesystem::copy_file(reference, other.path("moved.prx"));
+  std::filesystem::rename(gguf, gguf + ".away");
+  EXPECT_EQ(json::parse(other.must({"run", other.path("moved.prx"), "-p", "a", "-n", "25", "--json"}))["ids"], expected["ids"]);
+  std::filesystem::rename(gguf + ".away", gguf);
+}
+
+TEST_F(Cli, EvalWritesTheLogitsOfEveryId) {
+  const auto compiled = logits(gguf), reference = logits(gguf, {"--reference"});
+  ASSERT_EQ(compiled.size(), size_t(4 * kVocab));
+  ASSERT_EQ(reference.size(), compiled.size());
+  const int ids[] = {97, 195, 122};  // the last id, 0, is followed by nothing
+  for (int i = 0; i < 3; ++i) {
+    const auto row = compiled.begin() + i * kVocab;
+    EXPECT_EQ(std::max_element(row, row + kVocab) - row, successor(ids[i])) << "after " << ids[i];
+  }
+  double difference = 0, power = 0;
+  for (size_t i = 0; i < compiled.size(); ++i) {
+    difference += std::pow(double(compiled[i]) - reference[i], 2);
+    power += double(reference[i]) * reference[i];
+  }
+  EXPECT_LE(difference / power, 1e-4);
+  shop->write_text("ids.txt", "97 195\n122,0\n");
+  shop->must({"eval", gguf, "--ids", "@" + shop->path("ids.txt"), "--logits", shop->path("again.f32")});
+  logits(gguf);
+  EXPECT_EQ(shop->read_text("again.f32"), shop->read_text("logits.f32"));
+}
+
+TEST_F(Cli, TokenizeGoesThereAndBack) {
+  const std::string texts = std::string("a z") + '\0' + "é" + '\0';
+  const std::string lines = "97,32,122\n195,169\n\n";
+  EXPECT_EQ(shop->must({"tokenize", gguf}, texts), lines);
+  EXPECT_EQ(shop->must({"tokenize", gguf, "--detokenize"}, lines), texts);
+  EXPECT_EQ(shop->must({"tokenize", gguf}, "<|end|>"), "256\n");
+  shop->must({"compile", gguf, "-o", shop->path("tokens.prx")});
+  EXPECT_EQ(shop->must({"tokenize", shop->path("tokens.prx")}, texts), lines);
+}
+
+TEST_F(Cli, InspectShowsWhatAFileHolds) {
+  const std::string prx = shop->path("inspected.prx");
+  shop->must({"compile", gguf, "-o", prx, "--isa", "generic"});
+  const auto contains = [](const std::string& text, const std::vector<std::string>& words) {
+    for (const std::string& w : words) EXPECT_NE(text.find(w), std::string::npos) << "lacks " << w << "\n" << text;
+  };
+  contains(shop->must({"inspect", gguf}), {"GGUF", "general.name", "Tiny Speaker", "blk.0.attn_q.weight", "[64,64]"});
+  contains(shop->must({"inspect", prx}), {"Tiny Speaker", "architecture llama", "isa generic", "context 96", "vocabulary 257", "prefill",
+                                          "decode", "arena", "kv cache", "kernels", gguf});
+}
+
+TEST_F(Cli, BenchReportsMediansAsJson) {
+  const json report = json::parse(shop->must({"bench", gguf, "-p", "16", "-n", "8", "-r", "3", "-t", "1", "--json"}));
+  EXPECT_EQ(report["model"], "Tiny Speaker");
+  EXPECT_EQ(report["architecture"], "llama");
+  for (const char* what : {"prefill", "decode"}) {
+    ASSERT_EQ(report[what]["samples"].size(), 3u);
+    EXPECT_GT(report[what]["min"], 0);
+    EXPECT_LE(report[what]["min"], report[what]["median"]);
+    EXPECT_LE(report[what]["median"], report[what]["max"]);
+  }
+}
+
+TEST_F(Cli, HelpAndVersionAreNoErrors) {
+  for (const char* command : {"run", "compile", "opt", "eval", "tokenize", "bench", "inspect"}) {
+    EXPECT_NE(shop->must({command, "--help"}).find("Usage"), std::string::npos) << command;
+  }
+  EXPECT_TRUE(shop->must({"--version"}).starts_with("prism "));
+}
+
+TEST_F(Cli, ACompiledFileNeedsNeitherTheCompilerNorAToolchain) {
+  shop->must({"compile", gguf, "-o", shop->path("alone.prx"), "--embed-weights"});
+  Workshop alone;
+  alone.binary = alone.path("prism");
+  std::filesystem::copy_file(shop->binary, alone.binary);
+  const json said = json::parse(alone.must({"run", shop->path("alone.prx"), "-p", "a", "-n", "25", "--json"}));
+  EXPECT_EQ(said["ids"], generate(gguf)["ids"]);
+  alone.must_fail({"run", alone.path("tiny.gguf"), "-p", "a"}, {"the kernel compiler cannot be loaded (libprism_cpu_jit.so"});
+}
+
+}  // namespace
+}  // namespace prism::cli
