@@ -38,7 +38,11 @@ struct AttrPrinter {
     return out + "]";
   }
 };
+}  // namespace
+
 std::string attr_str(const Attr& a) { return std::visit(AttrPrinter{}, a); }
+
+namespace {
 
 std::string key_str(std::string_view key) { return is_plain_word(key) ? std::string(key) : quoted(key); }
 

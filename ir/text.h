@@ -11,6 +11,7 @@ namespace prism::ir {
 std::string print(const Module& m);
 std::string print(const Graph& g);
 std::string print(const Operation& op);
+std::string attr_str(const Attr& a);  ///< "1", "0.5", "true", "[1,2]", "word"
 /// `file` names the text in errors: "file:line:column: found 'x', expected ':'". Bounded: depth, counts and sizes are checked.
 Result<std::unique_ptr<Module>> parse(std::string_view text, std::string_view file);
 

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iostream>
 
+#include "ir/op_info.h"
 #include "ir/text.h"
 #include "ir/verifier.h"
 #include "passes/pass.h"
@@ -16,11 +17,29 @@ namespace {
 
 struct Options {
   std::string file, passes;
-  bool print_after_all = false, print_before_all = false, verify_each = false, time_passes = false, list = false;
+  bool print_after_all = false, print_before_all = false, verify_each = false, time_passes = false, list = false, list_ops = false;
   std::string reproducer;
 };
 
+/// docs/ops.md.
+void list_ops() {
+  printf("# Ops\n\nFrom `ir/ops.def`, by `prism opt --list-ops`; what the columns mean is explained there. An attribute without a default is "
+         "required.\n\n| op | signature | attributes | levels |\n| --- | --- | --- | --- |\n");
+  for (const ir::OpInfo& op : ir::all_ops()) {
+    std::string attrs;
+    for (const ir::AttrInfo& a : op.attrs)
+      attrs += (attrs.empty() ? "" : ", ") + std::string(a.name) + (a.fallback ? "=" + ir::attr_str(*a.fallback) : "");
+    const auto text = [](std::string_view s) { return std::string(s); };
+    printf("| %s | `%s` | %s | %s to %s |\n", text(op.mnemonic).c_str(), text(op.signature).c_str(), attrs.c_str(),
+           text(ir::level_name(op.from)).c_str(), text(ir::level_name(op.to)).c_str());
+  }
+}
+
 Status run(const Options& o) {
+  if (o.list_ops) {
+    list_ops();
+    return ok();
+  }
   if (o.list) {
     for (const passes::PassInfo& p : passes::all_passes())
       printf("%-24s %s -> %s  %s%s%.*s%s\n", std::string(p.name).c_str(), std::string(ir::level_name(p.needs)).c_str(),
@@ -66,8 +85,9 @@ void add_opt(CLI::App& app, Action& chosen) {
   c->add_flag("--time-passes", o->time_passes, "Print the time of every pass on stderr");
   c->add_option("--reproducer", o->reproducer, "File written when a pass fails: its input and how to run it");
   c->add_flag("--list-passes", o->list, "List the passes");
+  c->add_flag("--list-ops", o->list_ops, "List the ops as a Markdown table");
   c->callback([o, &chosen] {
-    if (!o->list && o->file.empty()) throw CLI::RequiredError("file");
+    if (!o->list && !o->list_ops && o->file.empty()) throw CLI::RequiredError("file");
     chosen = [o] { return run(*o); };
   });
 }
