@@ -253,6 +253,13 @@ TEST_P(EveryPass, PlanHasNoOverlaps) {
 INSTANTIATE_TEST_SUITE_P(Passes, EveryPass, testing::ValuesIn(kVariants),
                          [](const auto& i) { return std::string(i.param.name); });
 
+TEST(PlanMemory, Bf16RowsHaveRoomForWholeBlocksOf32) {
+  const auto ranges = [](std::string_view) { return ir::Range{1, 40}; };
+  const auto bytes = [&](DType t) { return *arena_bytes(Type::tensor(t, {Dim::symbol("seq"), 64}), ranges); };
+  EXPECT_EQ(bytes(DType::BF16), 64 * 64 * 2);
+  EXPECT_EQ(bytes(DType::F16), 40 * 64 * 2);
+}
+
 TEST(Passes, WeightsOfProjectionsMergeByType) {
   auto m = tiny_model(kVariants[2]);  // v has another type than q and k
   ASSERT_NO_FATAL_FAILURE(run(*m, "fuse-projections,dce"));
