@@ -94,7 +94,7 @@ bool belongs(const Type& t, TypeClass c) {
     case TypeClass::Float: return floating && t.layout == Layout::RowMajor;
     case TypeClass::Weight: return floating || (quantized && t.dtype != DType::Q8A);
     case TypeClass::Integer: return !floating && !quantized && t.layout == Layout::RowMajor;
-    case TypeClass::Activation: return (floating || t.dtype == DType::Q8A) && t.layout == Layout::RowMajor;
+    case TypeClass::Activation: return t.layout == Layout::RowMajor ? floating || t.dtype == DType::Q8A : t.layout == Layout::Tiles;
     default: return t.layout == Layout::RowMajor;
   }
 }

@@ -6,7 +6,15 @@
 
 namespace prism::ir {
 
-std::string_view layout_name(Layout l) { return l == Layout::Rows16 ? "rows16" : "row_major"; }
+static constexpr std::string_view kLayouts[] = {"row_major", "rows16", "tiles"};
+
+std::string_view layout_name(Layout l) { return kLayouts[size_t(l)]; }
+
+std::optional<Layout> layout_from_name(std::string_view name) {
+  for (size_t i = 0; i < std::size(kLayouts); ++i)
+    if (kLayouts[i] == name) return Layout(i);
+  return std::nullopt;
+}
 
 Type Type::tensor(DType t, llvm::ArrayRef<Dim> shape, Layout layout) {
   return {TypeKind::Tensor, t, layout, Shape(shape.begin(), shape.end())};
@@ -60,8 +68,12 @@ Result<Type> Type::parse(std::string_view text) {
   if (!dtype) return fail("a known element type");
   t.dtype = *dtype;
   PRISM_TRY(t.shape, parse_shape(text.substr(open + 1, close - open - 1)));
-  if (tail == "{rows16}") t.layout = Layout::Rows16;
-  else if (!tail.empty()) return fail("nothing or {rows16} after ']'");
+  if (!tail.empty()) {
+    const auto layout = tail.size() > 2 && tail.front() == '{' && tail.back() == '}'
+                            ? layout_from_name(tail.substr(1, tail.size() - 2)) : std::nullopt;
+    if (!layout || *layout == Layout::RowMajor) return fail("nothing, {rows16} or {tiles} after ']'");
+    t.layout = *layout;
+  }
   if (t.is_kv() && (t.rank() != 3 || t.layout != Layout::RowMajor)) return fail("kv<dtype>[positions,heads,size]");
   return t;
 }
@@ -84,9 +96,10 @@ std::optional<int64_t> Type::bytes() const {
     const auto c = d.constant();
     if (!c || *c < 0 || __builtin_mul_overflow(rows, *c, &rows)) return std::nullopt;
   }
-  if (layout == Layout::Rows16) {  // whole groups of 16 rows
-    if (rows > INT64_MAX - 15) return std::nullopt;
-    rows = int64_t(round_up(uint64_t(rows), 16));
+  if (layout != Layout::RowMajor) {  // whole groups of 16 rows; kernels read tiles in pairs
+    const int64_t whole = layout == Layout::Tiles ? 32 : 16;
+    if (rows > INT64_MAX - whole) return std::nullopt;
+    rows = int64_t(round_up(uint64_t(rows), uint64_t(whole)));
   }
   int64_t total;
   if (__builtin_mul_overflow(row / format.block, int64_t(format.bytes), &row) ||

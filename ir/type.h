@@ -16,6 +16,7 @@ using Shape = llvm::SmallVector<Dim, 4>;
 enum class Layout : uint8_t {
   RowMajor,  ///< as GGUF stores it: rows of blocks
   Rows16,    ///< 16 rows interleaved, for the CPU's matrix kernels: codegen/pack.h
+  Tiles,     ///< bf16 in tiles of 16 rows by 32 columns, [rows/16][columns/32][16][32]: what a matrix register holds
 };
 
 enum class TypeKind : uint8_t { Tensor, Kv };
@@ -43,6 +44,7 @@ struct Type {
 };
 
 std::string_view layout_name(Layout l);
+std::optional<Layout> layout_from_name(std::string_view name);
 inline constexpr size_t kMaxRank = 8;
 
 /// "?seq,9,64", the text of a shape attribute; empty for rank 0.

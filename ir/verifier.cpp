@@ -56,7 +56,9 @@ class Verifier {
     const uint32_t block = info(t.dtype).block;
     if (block > 1 && (t.rank() == 0 || divides(block, t.dim(-1), m_.ranges()) != Answer::Yes))
       return fail("type ", t.str(), " needs a last axis divisible by ", block);
-    if (t.layout == Layout::Rows16 && (t.rank() != 2 || t.is_kv())) return fail("type ", t.str(), " needs 2 axes");
+    if (t.layout != Layout::RowMajor && (t.rank() != 2 || t.is_kv())) return fail("type ", t.str(), " needs 2 axes");
+    if (t.layout == Layout::Tiles && (t.dtype != DType::BF16 || divides(32, t.dim(-1), m_.ranges()) != Answer::Yes))
+      return fail("type ", t.str(), " needs bf16 and a last axis divisible by 32");
     return ok();
   }
 

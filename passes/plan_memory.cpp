@@ -165,9 +165,6 @@ Result<int64_t> arena_bytes(const Type& t, const Dim::Ranges& ranges) {
     if (hi > kMaxBytes) return error("dim ", d.str(), " of ", t.str(), " has no bound below ", kMaxBytes);
     d = hi;
   }
-  // Matrix kernels read bf16 rows in blocks of 32, so the last block must have room.
-  constexpr int64_t kRows = 32;
-  if (t.dtype == DType::BF16 && t.rank() >= 2) largest.shape[0] = int64_t(round_up(uint64_t(*largest.dim(0).constant()), kRows));
   const std::optional<int64_t> bytes = largest.bytes();
   if (!bytes || *bytes > kMaxBytes) return error("found ", largest.str(), ", expected at most ", kMaxBytes, " bytes");
   return *bytes;

@@ -1,6 +1,6 @@
 // quantize-activations: activations in the type the kernels multiply. A linear with a quantized weight reads its input
 // as q8a (int8 blocks of 32), so that its products are integers. Where matrix registers are worth it, in graphs that can
-// have `bf16_rows` rows or more, linears and flash attention read bf16 instead. Users of one input share it.
+// have `bf16_rows` rows or more, linears read bf16 tiles and flash attention bf16 instead. Users of one input share it.
 
 #include "llvm/ADT/DenseMap.h"
 #include "passes/plan_memory.h"
@@ -35,8 +35,8 @@ class Quantizer {
     const std::optional<int64_t> k = x->type.dim(-1).constant();
     if (x->type.dtype != DType::F32) return ok();
     if (many(rows_of(x->type)) && weight != DType::F32 && k && *k % kMatrixColumns == 0) {
-      PRISM_TRY(Value* narrow, bf16(x, &op));
-      op.set_operand(0, narrow);
+      PRISM_TRY(Value* tiles, bf16(x, "tiles", &op));
+      op.set_operand(0, tiles);
       return ok();
     }
     if (!info(weight).quantized) return ok();
@@ -59,7 +59,7 @@ class Quantizer {
   Status attention(Operation& op) {
     Value* q = op.operand(0);
     if (q->type.dtype != DType::F32 || !many(q->type.dim(0)) || *q->type.dim(-1).constant() % kMatrixColumns) return ok();
-    PRISM_TRY(Value* narrow_q, bf16(q, &op));
+    PRISM_TRY(Value* narrow_q, bf16(q, "row_major", &op));
     Value* old = op.result();
     const Operation* heads = only_user(old);
     Builder b(&graph_, &op);
@@ -71,25 +71,27 @@ class Quantizer {
     Value* wide = b.Cast({narrow}, {{"to", std::string("f32")}}, old->name + ".f32");
     PRISM_CHECK(b.status());
     old->replace_all_uses_with(wide);
-    bf16_[wide] = narrow;
+    narrow_[wide] = narrow;
     return ok();
   }
 
   /// x in bf16; what was widened is not rounded again.
-  Result<Value*> bf16(Value* x, Operation* before) {
-    Value*& narrow = bf16_[x];
-    if (!narrow) {
+  Result<Value*> bf16(Value* x, std::string layout, Operation* before) {
+    Value*& made = (layout == "tiles" ? tiles_ : bf16_)[x];
+    if (!made) {
       Builder b(&graph_, before);
-      narrow = b.Cast({x}, {{"to", std::string("bf16")}}, x->name + ".bf16");
+      Value* narrow = narrow_.lookup(x);
+      made = b.Cast({narrow ? narrow : x}, {{"to", std::string("bf16")}, {"layout", std::move(layout)}}, x->name + ".bf16");
       PRISM_CHECK(b.status());
     }
-    return narrow;
+    return made;
   }
 
   Graph& graph_;
   Dim::Ranges ranges_;
   int64_t bf16_rows_;
-  llvm::DenseMap<Value*, Value*> q8a_, bf16_;
+  llvm::DenseMap<Value*, Value*> q8a_, bf16_, tiles_;
+  llvm::DenseMap<Value*, Value*> narrow_;  // what a widened value was made of
 };
 
 }  // namespace

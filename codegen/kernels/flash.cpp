@@ -285,8 +285,11 @@ class Flash {
               store_q8a(b_, out, to, width, b_.let(head * (d_ / 32) + k), value(k * 32), value(k * 32 + kLanes));
             });
           } else {
-            const Ex to = b_.let((t * heads_ + head) * d_);
-            b_.for_(0, d_, kLanes, [&](Ex i) { b_.store(out, to + i, cast(out.elem, value(i))); });
+            const Ex column = b_.let(head * d_), row = b_.let(t * (heads_ * d_));
+            b_.for_(0, d_, kLanes, [&](Ex i) {
+              const bool tiles = result->type.layout == ir::Layout::Tiles;
+              b_.store(out, tiles ? element_index(result->type, t, column + i) : row + column + i, cast(out.elem, value(i)));
+            });
           }
         }
       });

@@ -37,8 +37,8 @@ class Linear {
     if (!r_.is_argument(x_)) return r_.unsupported(*linear_, "its input is computed in the same kernel");
     if (wt.layout != ir::Layout::Rows16) return r_.unsupported(*linear_, "weight " + wt.str() + " is not packed, expected layout rows16");
     const bool quantized = ir::info(format_).quantized;
-    const bool matrix = x_->type.dtype == DType::BF16;
-    if (matrix ? isa_ < rt::Isa::Amx || k_ % 32 : quantized != (x_->type.dtype == DType::Q8A))
+    const bool matrix = x_->type.layout == ir::Layout::Tiles;
+    if (matrix ? isa_ < rt::Isa::Amx : quantized != (x_->type.dtype == DType::Q8A))
       return r_.unsupported(*linear_, "input " + x_->type.str() + " does not go with weight " + wt.str() + " on " + std::string(rt::isa_name(isa_)));
     for (const ir::Operation& o : r_.body.ops) {
       if (o.op == Op::Glu) {
@@ -110,20 +110,25 @@ class Linear {
     for (int g = 0; g < groups_; ++g) unpack_bf16(b_.let(first_group_ + Ex(g)), w, g * group_words);
     Status status = ok();
     b_.for_(0, m, kMatrixTokens, [&](Ex t0) {
-      const Ex row = b_.let(t0 * k_);
       for (int g = 0; g < groups_; g += 2) {
         const int wide = std::min(2, groups_ - g);
         for (int i = 0; i < 2 * wide; ++i) b_.tile_zero(i);
-        b_.for_(0, k_ / 32, 1, [&](Ex k) {
-          // Loads between the products, so that both units are busy.
+        auto load_x = [&](int i, Ex k) { b_.tile_load(4 + i, x, t0 * k_ + Ex(i * kLanes * k_) + k * (kLanes * 32), 64); };
+        auto load_w = [&](int j, Ex k) { b_.tile_load(6 + j, w, Ex((g + j) * group_words) + k * (16 * kLanes), 64); };
+        // A register is loaded for the next step as soon as this one's last product has read it.
+        auto step = [&](Ex k, bool more) {
           for (int i = 0; i < 2; ++i) {
-            b_.tile_load(4 + i, x, row + Ex(i * kLanes * k_) + k * 32, Ex(k_ * 2));
             for (int j = 0; j < wide; ++j) {
-              if (i == 0) b_.tile_load(6 + j, w, Ex((g + j) * group_words) + k * (16 * kLanes), 64);
               b_.tile_dot(i * wide + j, 4 + i, 6 + j);
+              if (more && i == 1) load_w(j, k + Ex(1));
             }
+            if (more) load_x(i, k + Ex(1));
           }
-        });
+        };
+        for (int i = 0; i < 2; ++i) load_x(i, 0);
+        for (int j = 0; j < wide; ++j) load_w(j, 0);
+        b_.for_(0, k_ / 32 - 1, 1, [&](Ex k) { step(k, true); });
+        step(k_ / 32 - 1, false);
         for (int i = 0; i < 2; ++i)
           for (int j = 0; j < wide; ++j) b_.tile_store(i * wide + j, y_, Ex(((g + j) * kMatrixTokens + i * kLanes) * kLanes), 64);
       }
@@ -269,14 +274,14 @@ class Linear {
         const Ex n = b_.let(first + Ex(slot * kLanes));
         if (columns % kLanes == 0) {
           PRISM_TRY(Ex y, value(result, t, i, slot, n, kLanes));
-          b_.store(out, t * columns + n, cast(out.elem, y));
+          b_.store(out, result->type.rank() == 2 ? element_index(result->type, t, n) : t * columns + n, cast(out.elem, y));
           continue;
         }
         // The last group is partly padding: element by element.
         Status status = ok();
         b_.for_(n, min(n + kLanes, Ex(columns)), 1, [&](Ex at) {
           auto y = value(result, t, i, slot, at, 1);
-          if (y) b_.store(out, t * columns + at, cast(out.elem, *y));
+          if (y) b_.store(out, result->type.rank() == 2 ? element_index(result->type, t, at) : t * columns + at, cast(out.elem, *y));
           else status = y.err();
         });
         PRISM_CHECK(status);

@@ -125,6 +125,12 @@ std::optional<Ex> elementwise(const ir::Operation& op, const std::vector<Ex>& in
   }
 }
 
+Ex element_index(const ir::Type& t, Ex row, Ex column) {
+  const int64_t width = *t.dim(-1).constant();
+  if (t.layout != ir::Layout::Tiles) return row * width + column;
+  return (row / 16 * (width / 32) + column / 32) * 512 + row % 16 * 32 + column % 32;
+}
+
 Ex bf16_pairs(Builder& b, Ex low, Ex high) {
   auto rounded = [&](Ex v) { return bitcast({Elem::U32, v.ty().lanes}, v) + 0x8000; };
   return b.let((rounded(low) >> 16) | (rounded(high) & int64_t(0xffff0000)));

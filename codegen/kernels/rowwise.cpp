@@ -30,6 +30,7 @@ class RowWise {
     Buffer buffer;
     Ex at;
     bool broadcast = false;  ///< one element for the whole row
+    const ir::Type* tiles = nullptr;  ///< written in tiles: `at` is not used
   };
 
   static ir::Dim rows_of(const ir::Value* v) {
@@ -40,6 +41,7 @@ class RowWise {
   Result<Row> row_of(const ir::Value* v) {
     if (auto it = rows_known_.find(v); it != rows_known_.end()) return it->second;
     if (!r_.is_argument(v)) return error("row-wise kernel: %", v->name, " is used before it is computed");
+    if (v->type.layout == ir::Layout::Tiles) return error("row-wise kernel: %", v->name, " is ", v->type.str(), ", expected rows");
     const Buffer& buf = r_.buffer(v);
     if (v->type.elements() == 1) return Row{buf, Ex(0), true};
     if (v->type.rank() == 1) return Row{buf, Ex(0)};
@@ -51,7 +53,9 @@ class RowWise {
 
   Row destination(const ir::Value* v) {
     Row row;
-    if (r_.is_returned(v)) {
+    if (r_.is_returned(v) && v->type.layout == ir::Layout::Tiles) {
+      row = {r_.buffer(v), Ex(0), false, &v->type};
+    } else if (r_.is_returned(v)) {
       row = {r_.buffer(v), b_.let(b_.task() * width(v))};
     } else {
       row = {b_.scratch(v->name, Region::elem_of(v->type), width(v)), Ex(0)};
@@ -65,7 +69,9 @@ class RowWise {
     return cast(Elem::F32, b_.load(row.buffer, row.at + i, lanes));
   }
 
-  void put(const Row& dst, Ex i, Ex value) { b_.store(dst.buffer, dst.at + i, cast(dst.buffer.elem, value)); }
+  void put(const Row& dst, Ex i, Ex value) {
+    b_.store(dst.buffer, dst.tiles ? element_index(*dst.tiles, b_.task(), i) : dst.at + i, cast(dst.buffer.elem, value));
+  }
 
   /// body(i, lanes) for vectors of 16 and then single elements.
   void over(int64_t n, const std::function<void(Ex, int)>& body) {

@@ -88,7 +88,10 @@ Result<Types> infer_Cast(InferContext& c) {
   PRISM_TRY(DType to, dtype_attr(c, "to"));
   if (info(to).quantized || blocked(c.type(0)))
     return c.fail("found ", c.type(0).str(), " to ", info(to).name, ", expected scalar element types");
-  return Types{Type::tensor(to, c.type(0).shape)};
+  const std::string name = c.attr<std::string>("layout");
+  const auto layout = layout_from_name(name);
+  if (!layout || *layout == Layout::Rows16) return c.fail("layout is ", name, ", expected row_major or tiles");
+  return Types{Type::tensor(to, c.type(0).shape, *layout)};
 }
 
 Result<Types> infer_Reduce(InferContext& c) {

@@ -253,11 +253,11 @@ TEST_P(EveryPass, PlanHasNoOverlaps) {
 INSTANTIATE_TEST_SUITE_P(Passes, EveryPass, testing::ValuesIn(kVariants),
                          [](const auto& i) { return std::string(i.param.name); });
 
-TEST(PlanMemory, Bf16RowsHaveRoomForWholeBlocksOf32) {
+TEST(PlanMemory, TilesHaveRoomForWholeBlocksOf32Rows) {
   const auto ranges = [](std::string_view) { return ir::Range{1, 40}; };
-  const auto bytes = [&](DType t) { return *arena_bytes(Type::tensor(t, {Dim::symbol("seq"), 64}), ranges); };
-  EXPECT_EQ(bytes(DType::BF16), 64 * 64 * 2);
-  EXPECT_EQ(bytes(DType::F16), 40 * 64 * 2);
+  const auto bytes = [&](Layout l) { return *arena_bytes(Type::tensor(DType::BF16, {Dim::symbol("seq"), 64}, l), ranges); };
+  EXPECT_EQ(bytes(Layout::Tiles), 64 * 64 * 2);
+  EXPECT_EQ(bytes(Layout::RowMajor), 40 * 64 * 2);
 }
 
 TEST(Passes, WeightsOfProjectionsMergeByType) {
