@@ -20,7 +20,7 @@ void SharedMemory::reset(size_t bytes) {
 
 std::string SharedMemory::conflict(const Byte& b, const Moment& now, bool writes) const {
   if (b.copied_by >= 0)
-    return "an asynchronous copy of thread " + std::to_string(b.copied_by) + " to it was not waited for";
+    return "an asynchronous copy of thread " + std::to_string(b.copied_by) + " to it is under way";
   if (!ordered(b.writer, now)) return "thread " + std::to_string(b.writer.thread) + " wrote it with no barrier between";
   if (writes)
     for (const Moment& r : b.readers)
