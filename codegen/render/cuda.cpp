@@ -4,6 +4,7 @@
 
 #include "codegen/render/c.h"
 #include "runtime/base/checked.h"
+#include "runtime/base/half.h"
 
 namespace prism::codegen {
 
@@ -64,6 +65,8 @@ class CudaRenderer final : public CRenderer {
   std::string expr(const Ref& r) override {
     switch (r->kind) {
       case Kind::FloatConst:
+        if (r->ty.elem == Elem::F16) return "((u16)" + std::to_string(f32_to_f16(float(r->fval))) + ")";
+        if (r->ty.elem == Elem::BF16) return "((u16)" + std::to_string(f32_to_bf16(float(r->fval))) + ")";
         if (!std::isinf(r->fval)) break;
         return std::string(r->fval < 0 ? "-" : "") + "__builtin_bit_cast(f32, 0x7f800000u)";
       case Kind::Load: {

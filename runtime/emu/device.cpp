@@ -6,11 +6,11 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <deque>
 #include <memory>
 #include <numbers>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "runtime/base/half.h"
 #include "runtime/emu/fiber.h"
@@ -21,7 +21,7 @@
 namespace prism::rt::emu {
 namespace {
 
-constexpr size_t kStackBytes = 64 << 10;
+constexpr size_t kStackBytes = (64 << 10) + 320;   // not a power of two: the stacks' tops would share a few lines of the cache
 constexpr int kWarp = 32;
 const char* const kWarpOps[] = {"warp_sync", "shuffle", "ld_matrix", "mma", "mma", "mma"};
 
@@ -36,7 +36,8 @@ struct Thread {
   int block, index;              ///< slot, thread of the block
   void* stack_pointer = nullptr;
   int line = 0;                  ///< where it waits
-  std::deque<std::vector<Copy>> copies;   ///< groups under way, the last one open
+  std::vector<std::vector<Copy>> copies;   ///< groups under way, oldest first
+  std::vector<Copy> open;                  ///< the group not yet closed
   // what it waits for
   WarpOp op = WarpOp::Sync;
   int parameter = 0;
@@ -47,10 +48,16 @@ struct Thread {
   uint32_t target = 0;
 };
 
+struct Warp {
+  uint32_t epoch = 0;
+  int arrived = 0, left = 0;
+  int first = 0;                 ///< the thread that arrived first
+};
+
 struct Block {
   int64_t id = -1;               ///< -1: the slot is free
   std::vector<Thread> threads;
-  std::vector<uint32_t> warp_epochs;
+  std::vector<Warp> warps;
   uint32_t epoch = 0;
   int at_barrier = 0, left = 0;
   SharedMemory shared;
@@ -107,7 +114,7 @@ class Launch {
     const size_t slot = size_t(&b - blocks_.data());
     b.id = id;
     b.threads.assign(size_t(kernel_.block_threads), {});
-    b.warp_epochs.assign(size_t(kernel_.block_threads / kWarp), 0);
+    b.warps.assign(size_t(kernel_.block_threads / kWarp), {});
     b.epoch = 0;
     b.at_barrier = b.left = 0;
     b.shared.reset(size_t(kernel_.shared_bytes));
@@ -115,7 +122,6 @@ class Launch {
       Thread& t = b.threads[i];
       t.block = int(slot);
       t.index = int(i);
-      t.copies.emplace_back();
       uint8_t* stack = static_cast<uint8_t*>(stacks_) + (slot * b.threads.size() + i) * kStackBytes;
       t.stack_pointer = prepare_fiber(stack, kStackBytes, [] { current_->thread_main(); });
       ready_.push_back(&t);
@@ -127,12 +133,13 @@ class Launch {
     Block& b = block();
     running_->state = Thread::State::Left;
     ++b.left;
+    Warp& warp = b.warps[size_t(running_->index / kWarp)];
+    ++warp.left;
     if (b.left == kernel_.block_threads) {
       b.id = -1;
     } else {
       check_barrier(b);
-      for (Thread& other : warp_of(*running_))
-        if (other.state == Thread::State::Warp) fail_at(other, "waits for its warp, which thread ", running_->index, " has left");
+      if (warp.arrived) fail_at(b.threads[size_t(warp.first)], "waits for its warp, which thread ", running_->index, " has left");
     }
     leave();
     __builtin_unreachable();
@@ -147,7 +154,7 @@ class Launch {
   }
   Moment now() {
     Block& b = block();
-    return {running_->index, b.epoch, b.warp_epochs[size_t(running_->index / kWarp)]};
+    return {running_->index, b.epoch, b.warps[size_t(running_->index / kWarp)].epoch};
   }
 
   // --- errors: the first one ends the launch -------------------------------------------------------------------------
@@ -234,18 +241,19 @@ class Launch {
     self.parameter = parameter;
     self.in = in;
     self.out = out;
-    const auto lanes = warp_of(self);
-    bool complete = true;
-    for (const Thread& t : lanes) {
-      if (t.state == Thread::State::Left) fail(line, "waits for its warp, which thread ", t.index, " has left");
-      else if (t.state != Thread::State::Warp) complete = false;
-      else if (t.line != line || t.op != op || t.parameter != parameter)
-        fail(line, "does ", kWarpOps[size_t(op)], " while thread ", t.index, " of its warp does ", kWarpOps[size_t(t.op)], " in line ", t.line);
-    }
+    Warp& w = block().warps[size_t(self.index / kWarp)];
+    if (w.arrived++ == 0) w.first = self.index;
+    const Thread& first = block().threads[size_t(w.first)];
+    if (w.left)
+      fail(line, "waits for its warp, which ", w.left, " of its threads have left");
+    else if (first.line != line || first.op != op || first.parameter != parameter)
+      fail(line, "does ", kWarpOps[size_t(op)], " while thread ", first.index, " of its warp does ", kWarpOps[size_t(first.op)], " in line ", first.line);
     stop_on_error();
-    if (complete) {
+    if (w.arrived == kWarp) {
+      w.arrived = 0;
+      const auto lanes = warp_of(self);
       compute(lanes);
-      if (op == WarpOp::Sync) ++block().warp_epochs[size_t(self.index / kWarp)];
+      if (op == WarpOp::Sync) ++w.epoch;
       for (Thread& t : lanes) make_ready(t);
     }
     leave();
@@ -336,7 +344,7 @@ class Launch {
     if (bytes < 0 || bytes > 16) fail(line, "copies ", bytes, " bytes, expected 0 to 16");
     stop_on_error();
     const size_t at = access(b, offset, 16, line, "copies to", [&](size_t to) { return block().shared.begin_copy(to, 16, now()); });
-    running_->copies.back().push_back({at, from, bytes});
+    running_->open.push_back({at, from, bytes});
   }
 
   void async_wait(size_t groups) {
@@ -344,8 +352,8 @@ class Launch {
       make_ready(*running_);
       leave();
     }
-    auto& copies = running_->copies;   // the open group is not waited for
-    for (; copies.size() > groups + 1; copies.pop_front())
+    auto& copies = running_->copies;
+    for (; copies.size() > groups; copies.erase(copies.begin()))
       for (const Copy& c : copies.front()) block().shared.land_copy(c.at, c.from, size_t(c.bytes), size_t(16 - c.bytes), now());
   }
 
@@ -372,7 +380,7 @@ class Launch {
     h.async_copy = [](SharedRef b, int64_t offset, const uint8_t* from, int32_t bytes, int32_t line) {
       current_->async_copy(b, offset, from, bytes, line);
     };
-    h.async_commit = [] { current_->running_->copies.emplace_back(); };
+    h.async_commit = [] { current_->running_->copies.push_back(std::exchange(current_->running_->open, {})); };
     h.async_wait = [](int32_t groups) { current_->async_wait(size_t(groups)); };
     h.wait_at_least = [](int64_t index, const uint8_t* counter, uint32_t value, int32_t line) {
       current_->wait_at_least(index, counter, value, line);
