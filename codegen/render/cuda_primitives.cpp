@@ -126,7 +126,7 @@ struct EmuHost {
   void (*shared_write)(Shared, i64 offset, const void* from, i32 bytes, i32 line);
   u8* (*shared_atomic)(Shared, i64 offset, i32 line);
   void (*barrier)(i32 line);
-  void (*warp)(i32 op, i32 parameter, const void* in, i32 in_bytes, void* out, i32 out_bytes, i32 line);
+  void (*warp)(i32 op, i32 parameter, const void* in, void* out, i32 line);
   void (*async_copy)(Shared, i64 offset, const u8* from, i32 bytes, i32 line);
   void (*async_commit)();
   void (*async_wait)(i32 groups);
@@ -160,8 +160,8 @@ template <class T> DEVICE T load(Table b, i64 offset) { return *(const T*)(b + o
 DEVICE void prefetch(Global, i64) {}
 
 DEVICE void barrier(LINE) { prism_emu->barrier(line); }
-DEVICE void warp_sync(LINE) { prism_emu->warp(0, 0, nullptr, 0, nullptr, 0, line); }
-template <class T> DEVICE T shuffle_xor(T v, i32 mask, LINE) { T r; prism_emu->warp(1, mask, &v, sizeof v, &r, sizeof r, line); return r; }
+DEVICE void warp_sync(LINE) { prism_emu->warp(0, 0, nullptr, nullptr, line); }
+template <class T> DEVICE T shuffle_xor(T v, i32 mask, LINE) { T r; prism_emu->warp(1, mask, &v, &r, line); return r; }
 template <class T> DEVICE T add_at(u8* p, T v) {
   T old, sum; __builtin_memcpy(&old, p, sizeof old); sum = old + v; __builtin_memcpy(p, &sum, sizeof sum); return old;
 }
@@ -178,14 +178,14 @@ template <int N> DEVICE void async_wait() { prism_emu->async_wait(N); }
 
 struct EmuRow { Shared buffer; i64 offset; };
 DEVICE vec<u32, 4> ld_matrix(Shared b, i64 offset, LINE) {
-  const EmuRow row = {b, offset}; vec<u32, 4> v; prism_emu->warp(2, 0, &row, sizeof row, &v, sizeof v, line); return v;
+  const EmuRow row = {b, offset}; vec<u32, 4> v; prism_emu->warp(2, 0, &row, &v, line); return v;
 }
 DEVICE vec<u32, 4> ld_matrix_t(Shared b, i64 offset, LINE) {
-  const EmuRow row = {b, offset}; vec<u32, 4> v; prism_emu->warp(2, 1, &row, sizeof row, &v, sizeof v, line); return v;
+  const EmuRow row = {b, offset}; vec<u32, 4> v; prism_emu->warp(2, 1, &row, &v, line); return v;
 }
 template <class T> struct EmuMma { vec<T, 4> c; vec<u32, 4> a; vec<u32, 2> b; };
 template <class T> DEVICE vec<T, 4> mma(i32 op, vec<T, 4> c, vec<u32, 4> a, vec<u32, 2> b, i32 line) {
-  const EmuMma<T> in = {c, a, b}; vec<T, 4> out; prism_emu->warp(op, 0, &in, sizeof in, &out, sizeof out, line); return out;
+  const EmuMma<T> in = {c, a, b}; vec<T, 4> out; prism_emu->warp(op, 0, &in, &out, line); return out;
 }
 DEVICE vec<f32, 4> mma_bf16(vec<f32, 4> c, vec<u32, 4> a, vec<u32, 2> b, LINE) { return mma(3, c, a, b, line); }
 DEVICE vec<f32, 4> mma_f16(vec<f32, 4> c, vec<u32, 4> a, vec<u32, 2> b, LINE) { return mma(4, c, a, b, line); }

@@ -374,7 +374,7 @@ class Launch {
       return l.block().shared.data(l.access(b, offset, 4, line, "adds to", [&](size_t at) { return l.block().shared.atomic(at, 4, l.now()); }));
     };
     h.barrier = [](int32_t line) { current_->barrier(line); };
-    h.warp = [](int32_t op, int32_t parameter, const void* in, int32_t, void* out, int32_t, int32_t line) {
+    h.warp = [](int32_t op, int32_t parameter, const void* in, void* out, int32_t line) {
       current_->warp(WarpOp(op), parameter, in, out, line);
     };
     h.async_copy = [](SharedRef b, int64_t offset, const uint8_t* from, int32_t bytes, int32_t line) {

@@ -25,7 +25,7 @@ struct Host {
   void (*shared_write)(SharedRef, int64_t offset, const void* from, int32_t bytes, int32_t line);
   uint8_t* (*shared_atomic)(SharedRef, int64_t offset, int32_t line);   ///< the checked 4 bytes
   void (*barrier)(int32_t line);
-  void (*warp)(int32_t op, int32_t parameter, const void* in, int32_t in_bytes, void* out, int32_t out_bytes, int32_t line);
+  void (*warp)(int32_t op, int32_t parameter, const void* in, void* out, int32_t line);
   void (*async_copy)(SharedRef, int64_t offset, const uint8_t* from, int32_t bytes, int32_t line);
   void (*async_commit)();
   void (*async_wait)(int32_t groups);
