@@ -47,6 +47,10 @@ void unify(Ex& a, Ex& b) {
     a = splat(a, tb.lanes);
   else if (tb.lanes == 1 && ta.lanes > 1)
     b = splat(b, ta.lanes);
+  else if (ta.elem == Elem::I32 && tb.elem == Elem::I64)
+    a = cast(Elem::I64, a);
+  else if (tb.elem == Elem::I32 && ta.elem == Elem::I64)
+    b = cast(Elem::I64, b);
 }
 
 std::optional<int64_t> fold(Kind k, int64_t a, int64_t b) {
@@ -112,6 +116,7 @@ Ex operator/(Ex a, Ex b) { return binary(Kind::Div, a, b); }
 Ex operator%(Ex a, Ex b) { return binary(Kind::Mod, a, b); }
 Ex operator&(Ex a, Ex b) { return binary(Kind::And, a, b); }
 Ex operator|(Ex a, Ex b) { return binary(Kind::Or, a, b); }
+Ex operator^(Ex a, Ex b) { return binary(Kind::Xor, a, b); }
 Ex operator<<(Ex a, Ex b) { return binary(Kind::Shl, a, b); }
 Ex operator>>(Ex a, Ex b) { return binary(Kind::Shr, a, b); }
 Ex operator<(Ex a, Ex b) { return binary(Kind::Lt, a, b); }
@@ -148,15 +153,34 @@ Ex call(Fn fn, std::vector<Ex> args) {
   return e;
 }
 
-Builder::Builder(std::string name, std::vector<std::string> dims) {
-  kernel_.name = std::move(name);
-  kernel_.dims = std::move(dims);
-  blocks_.push_back(&kernel_.body);
-  kernel_.vars.push_back({Elem::I64, 1});
+Ex pack(std::vector<Ex> lanes) {
+  const Ty ty = {lanes[0].ty().elem, int(lanes.size())};
+  return make(Kind::Pack, ty, std::move(lanes));
+}
+
+Ex lane(Ex v, int i) {
+  if (v.node->kind == Kind::Pack) return Ex(v.node->args[size_t(i)]);
+  Ex e = make(Kind::Lane, {v.ty().elem, 1}, {v});
+  std::const_pointer_cast<Node>(e.node)->ival = i;
+  return e;
+}
+
+static Ex var_ref(int id, Ty t) {
   auto n = std::make_shared<Node>();
   n->kind = Kind::Var;
-  n->ty = {Elem::I64, 1};
-  task_ = Ex(n);
+  n->ty = t;
+  n->ival = id;
+  return Ex(n);
+}
+
+Builder::Builder(std::string name, std::vector<std::string> dims, int block_threads) {
+  kernel_.name = std::move(name);
+  kernel_.dims = std::move(dims);
+  kernel_.block_threads = block_threads;
+  blocks_.push_back(&kernel_.body);
+  const Ty index = {block_threads ? Elem::I32 : Elem::I64, 1};
+  task_ = var_ref(new_var(index), index);
+  if (block_threads) thread_ = var_ref(new_var(index), index);
 }
 
 int Builder::new_var(Ty t) {
@@ -187,6 +211,14 @@ Buffer Builder::table(std::string name, std::vector<float> values) {
   b.space = kernel_.buffers.back().space = Buffer::Space::Const;
   b.size = kernel_.buffers.back().size = int64_t(values.size());
   kernel_.buffers.back().values = std::move(values);
+  return b;
+}
+
+Buffer Builder::shared(std::string name, Elem elem, int64_t size) {
+  Buffer b = arg(std::move(name), elem, true);
+  b.space = kernel_.buffers.back().space = Buffer::Space::Shared;
+  b.size = kernel_.buffers.back().size = size;
+  kernel_.shared_bytes += int64_t(round_up(uint64_t(size) * elem_bytes(elem), 128));
   return b;
 }
 
@@ -223,14 +255,6 @@ void Builder::prefetch(const Buffer& b, Ex index) {
   blocks_.back()->push_back({Stmt::Kind::Prefetch, b.id, index.node, {}, {}, {}, {}});
 }
 
-static Ex var_ref(int id, Ty t) {
-  auto n = std::make_shared<Node>();
-  n->kind = Kind::Var;
-  n->ty = t;
-  n->ival = id;
-  return Ex(n);
-}
-
 Ex Builder::let(Ex value) {
   if (is_const(value) || value.node->kind == Kind::Var) return value;
   const int id = new_var(value.ty());
@@ -251,10 +275,13 @@ void Builder::assign(Ex var, Ex value) {
 
 void Builder::for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& body) {
   if (begin.constant() && end.constant() && *end.constant() <= *begin.constant()) return;
-  const int id = new_var({Elem::I64, 1});
+  unify(begin, end);  // a loop counts in the type of its bounds
+  const Ty index = begin.ty();
+  if (step.constant()) step = constant(index, double(*step.constant()));
+  const int id = new_var(index);
   Block inner;
   blocks_.push_back(&inner);
-  body(var_ref(id, {Elem::I64, 1}));
+  body(var_ref(id, index));
   blocks_.pop_back();
   blocks_.back()->push_back({Stmt::Kind::For, id, begin.node, end.node, step.node, std::move(inner), {}});
 }
@@ -288,6 +315,46 @@ void Builder::tile_store(int t, const Buffer& b, Ex index, Ex row_bytes) {
 
 void Builder::tile_dot(int sum, int a, int b) {
   blocks_.back()->push_back({Stmt::Kind::TileDot, -1, {}, {}, {}, {}, {}, {sum, a, b}});
+}
+
+void Builder::barrier() { push({Stmt::Kind::Barrier}); }
+void Builder::warp_sync() { push({Stmt::Kind::WarpSync}); }
+
+static Ex effect(Fn fn, Ty ty, const Buffer* buffer, std::vector<Ex> args) {
+  Ex e = make(Kind::Call, ty, std::move(args));
+  const auto node = std::const_pointer_cast<Node>(e.node);
+  node->fn = fn;
+  if (buffer) node->ival = buffer->id;
+  return e;
+}
+
+Ex Builder::shuffle_xor(Ex value, int mask) {
+  return let(effect(Fn::ShuffleXor, value.ty(), nullptr, {value, constant({Elem::I32, 1}, mask)}));
+}
+
+Ex Builder::atomic_add(const Buffer& b, Ex index, Ex value) {
+  if (is_const(value)) value = cast(b.elem, value);
+  return let(effect(Fn::AtomicAdd, {b.elem, 1}, &b, {index, value}));
+}
+
+Ex Builder::ld_matrix(const Buffer& b, Ex index, bool transposed) {
+  return let(effect(transposed ? Fn::LdMatrixT : Fn::LdMatrix, {Elem::U32, 4}, &b, {index}));
+}
+
+void Builder::mma(Fn shape, Ex sum, Ex a, Ex b) { assign(sum, effect(shape, sum.ty(), nullptr, {sum, a, b})); }
+
+void Builder::async_copy(const Buffer& to, Ex index, const Buffer& from, Ex source, Ex bytes) {
+  Stmt s{Stmt::Kind::AsyncCopy, to.id, index.node, source.node, cast(Elem::I32, bytes).node, {}, {}};
+  s.source = from.id;
+  push(std::move(s));
+}
+
+void Builder::async_commit() { push({Stmt::Kind::AsyncCommit}); }
+void Builder::async_wait(int groups) { push({Stmt::Kind::AsyncWait, -1, Ex(groups).node}); }
+
+void Builder::wait_at_least(const Buffer& counter, Ex index, Ex value) {
+  if (is_const(value)) value = cast(Elem::U32, value);
+  push({Stmt::Kind::WaitAtLeast, counter.id, index.node, value.node});
 }
 
 Kernel Builder::finish() { return std::move(kernel_); }

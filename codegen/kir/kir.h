@@ -1,7 +1,7 @@
 // The kernel IR: structured loops over buffers with scalar and vector values, between the graph and target source.
 //
-// A kernel computes independent tasks; its body sees `task`. Expressions are immutable trees; statements own their
-// bodies. Generators (codegen/kernels) build kernels with the operators below; codegen/render prints target source.
+// A CPU kernel computes independent tasks; its body sees `task`. A GPU kernel is run by blocks of `block_threads` threads;
+// its body sees `task`, the block's index, and `thread`. Expressions are immutable trees; statements own their bodies. Generators (codegen/kernels) build kernels with the operators below; codegen/render prints target source.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +37,8 @@ enum class Kind : uint8_t {
   Bitcast,                                                 // same bits, same total size
   Splat,                                                   // scalar to every lane
   Call,
+  Pack,                                                    // a vector of scalars
+  Lane,                                                    // one lane of a vector
 };
 
 /// Operations every target expands in its own way.
@@ -50,15 +52,25 @@ enum class Fn : uint8_t {
   ReduceAdd, ReduceMax,   ///< vector to scalar, fixed order (halving)
   Dot4,       ///< i32 acc + sum over 4 bytes of u8(a)*i8(b), per lane; a, b: u32 / i32 lanes
   Dot4Small,  ///< the same when every byte of a is at most 63, so that 16-bit pair sums cannot overflow
+  // GPU only; what follows has an effect or is done by a warp together, so it stands at the root of a Let, Var or Assign.
+  ShuffleXor, ///< the value (4 bytes) of the thread whose lane is this one's xor args[1]
+  AtomicAdd,  ///< of args[1] (u32, i32, f32) to the element args[0] of a buffer: the value before; u32 orders memory (acquire, release)
+  LdMatrix,   ///< u32x4: four 8x8 matrices of 16-bit values; lane 8i+r gives the (shared) element where row r of matrix i begins
+  LdMatrixT,  ///< the same, transposed
+  MmaBf16,    ///< f32x4 args[0] + A (16x16: u32x4) * B (16x8: u32x2); fragments as PTX lays out mma.m16n8k16
+  MmaF16,
+  MmaS8,      ///< i32x4 args[0] + A (16x32: u32x4) * B (32x8: u32x2); mma.m16n8k32
 };
+inline bool has_effect(Fn f) { return f >= Fn::ShuffleXor; }
+inline bool has_buffer(Fn f) { return f >= Fn::AtomicAdd && f <= Fn::LdMatrixT; }
 
 struct Buffer {
-  enum class Space : uint8_t { Arg, Scratch, Const };
+  enum class Space : uint8_t { Arg, Scratch, Const, Shared };  // Shared: a GPU block's
   int id = -1;
   Space space = Space::Arg;
   Elem elem = Elem::U8;         ///< unit of indices
   std::string name;
-  int64_t size = 0;             ///< elements; Scratch, Const
+  int64_t size = 0;             ///< elements; Scratch, Const, Shared
   bool written = false;
   std::vector<float> values;    ///< Const (F32)
 };
@@ -69,12 +81,13 @@ struct Node {
   Kind kind;
   Ty ty;
   Fn fn = Fn::Fma;
-  int64_t ival = 0;             ///< IntConst; Var and Load: variable / buffer id
+  int64_t ival = 0;             ///< IntConst; Var, Load and Calls on buffers: variable / buffer id; Lane: which
   double fval = 0;
   std::vector<Ref> args;        ///< Load: the index
 };
 
-/// An expression. Mixed scalar/vector arithmetic splats the scalar; integer constants adapt to the other side's type.
+/// An expression. Mixed scalar/vector arithmetic splats the scalar; integer constants adapt to the other side's type;
+/// i32 beside i64 widens.
 class Ex {
  public:
   Ex() = default;
@@ -94,6 +107,7 @@ Ex operator/(Ex a, Ex b);
 Ex operator%(Ex a, Ex b);
 Ex operator&(Ex a, Ex b);
 Ex operator|(Ex a, Ex b);
+Ex operator^(Ex a, Ex b);
 Ex operator<<(Ex a, Ex b);
 Ex operator>>(Ex a, Ex b);
 Ex operator<(Ex a, Ex b);
@@ -107,6 +121,8 @@ Ex bitcast(Ty to, Ex a);
 Ex splat(Ex a, int lanes);
 Ex constant(Ty t, double v);
 Ex call(Fn fn, std::vector<Ex> args);
+Ex pack(std::vector<Ex> lanes);
+Ex lane(Ex v, int i);
 inline Ex fma(Ex a, Ex b, Ex c) { return call(Fn::Fma, {a, b, c}); }
 
 struct Stmt;
@@ -115,12 +131,17 @@ struct Stmt {
   enum class Kind : uint8_t {
     Let, Var, Assign, Store, StoreN, For, If, Prefetch,
     TileZero, TileLoad, TileStore, TileDot,
+    Barrier, WarpSync,          // of the block's threads, of the warp's: what was written before is seen after
+    AsyncCopy, AsyncCommit, AsyncWait,
+    WaitAtLeast,
   } kind;
   int id = -1;                  ///< variable or buffer
   Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a. Prefetch: index.
-                                ///< TileLoad/TileStore: index, bytes between rows
+                                ///< TileLoad/TileStore: index, bytes between rows. AsyncCopy: index, source index, bytes.
+                                ///< AsyncWait: groups still under way. WaitAtLeast: index, value
   Block body, otherwise;
   int tile[3] = {};             ///< TileDot: sum, a, b; the others use tile[0]
+  int source = -1;              ///< AsyncCopy: the buffer copied from
 };
 
 /// A matrix register (AMX): rows of bytes.
@@ -131,26 +152,33 @@ struct TileShape {
 struct Kernel {
   std::string name;
   std::vector<Buffer> buffers;  ///< arguments first, in order
-  std::vector<Ty> vars;         ///< type by variable id; 0 is `task`
+  std::vector<Ty> vars;         ///< type by variable id; 0 is `task` (i64; i32 on GPUs), on GPUs 1 is `thread` (i32)
   std::vector<std::string> dims;
   int64_t scratch_bytes = 0;
+  int block_threads = 0;        ///< 0: a CPU kernel
+  int64_t shared_bytes = 0;     ///< of all Shared buffers, each aligned to 128 bytes, in order
   std::vector<TileShape> tiles; ///< by tile number; empty = the kernel uses none
   Block body;
 };
 
+const char* symbol(Kind k);
+const char* fn_name(Fn f);
 std::string print(const Kernel& k);
-/// Types of every node and statement, variables defined before use, buffers written only if writable.
+/// Types of every node and statement, variables defined before use, buffers written only if writable; on GPUs also
+/// no barrier where threads of the block may part, and nothing that only CPUs have (and the other way round).
 Status verify(const Kernel& k);
 
 /// Builds one kernel. Control flow takes callbacks, so that C++ nesting is kernel nesting.
 class Builder {
  public:
-  Builder(std::string name, std::vector<std::string> dims);
+  Builder(std::string name, std::vector<std::string> dims, int block_threads = 0);
 
   Buffer arg(std::string name, Elem elem, bool written = false);
   Buffer scratch(std::string name, Elem elem, int64_t size);   ///< per thread, 64-byte aligned
   Buffer table(std::string name, std::vector<float> values);
+  Buffer shared(std::string name, Elem elem, int64_t size);    ///< per block
   Ex task() const { return task_; }
+  Ex thread() const { return thread_; }                         ///< in the block
   Ex dim(std::string_view name) const;
 
   Ex load(Ty t, const Buffer& b, Ex index);
@@ -170,13 +198,28 @@ class Builder {
   void tile_dot(int sum, int a, int b);
   void if_(Ex cond, const std::function<void()>& then, const std::function<void()>& otherwise = {});
 
+  // GPU kernels
+  void barrier();
+  void warp_sync();
+  Ex shuffle_xor(Ex value, int mask);
+  Ex atomic_add(const Buffer& b, Ex index, Ex value);
+  Ex ld_matrix(const Buffer& b, Ex index, bool transposed = false);
+  void mma(Fn shape, Ex sum, Ex a, Ex b);                       ///< `sum` is a variable
+  /// 16 bytes from global to shared memory, the last 16 - `bytes` of them zeros. They arrive at an async_wait of this thread
+  /// that covers their group; other threads see them after the next barrier.
+  void async_copy(const Buffer& to, Ex index, const Buffer& from, Ex source, Ex bytes = Ex(16));
+  void async_commit();                                          ///< closes a group of copies
+  void async_wait(int groups);                                  ///< until at most the `groups` newest are under way
+  void wait_at_least(const Buffer& counter, Ex index, Ex value);  ///< spins on a u32 that other blocks raise by atomic_add
+
   Kernel finish();
 
  private:
   Kernel kernel_;
   std::vector<Block*> blocks_;
-  Ex task_;
+  Ex task_, thread_;
   int new_var(Ty t);
+  void push(Stmt s) { blocks_.back()->push_back(std::move(s)); }
 };
 
 }  // namespace prism::kir

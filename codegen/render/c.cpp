@@ -75,6 +75,7 @@ std::string CRenderer::expr(const Ref& r) {
       for (size_t i = 0; i < n.args.size(); ++i) args.push_back(arg(i));
       return call(n.fn, n.args[0]->ty, args);
     }
+    case Kind::Pack: case Kind::Lane: break;  // GPU kernels'
   }
   return {};
 }
@@ -89,11 +90,8 @@ void CRenderer::block(const Block& b, int depth) {
       case Stmt::Kind::Assign: out_ += pad + v + " = " + expr(s.a) + ";\n"; break;
       case Stmt::Kind::Store: out_ += pad + store(s.b->ty, address(s.id, s.a), expr(s.b)) + ";\n"; break;
       case Stmt::Kind::StoreN: out_ += pad + store_n(s.b->ty, address(s.id, s.a), expr(s.b), expr(s.c)) + ";\n"; break;
-      case Stmt::Kind::Prefetch: out_ += pad + "__builtin_prefetch(" + address(s.id, s.a) + ");\n"; break;
-      case Stmt::Kind::TileZero: case Stmt::Kind::TileDot: out_ += pad + tile(s, "", "") + ";\n"; break;
-      case Stmt::Kind::TileLoad: case Stmt::Kind::TileStore: out_ += pad + tile(s, address(s.id, s.a), expr(s.b)) + ";\n"; break;
       case Stmt::Kind::For:
-        out_ += pad + "for (i64 " + v + " = " + expr(s.a) + "; " + v + " < " + expr(s.b) + "; " + v + " += " + expr(s.c) + ") {\n";
+        out_ += pad + "for (" + type(kernel_->vars[size_t(s.id)]) + " " + v + " = " + expr(s.a) + "; " + v + " < " + expr(s.b) + "; " + v + " += " + expr(s.c) + ") {\n";
         block(s.body, depth + 1);
         out_ += pad + "}\n";
         break;
@@ -106,6 +104,7 @@ void CRenderer::block(const Block& b, int depth) {
         }
         out_ += pad + "}\n";
         break;
+      default: out_ += pad + statement(s) + ";\n";
     }
   }
 }

@@ -1,5 +1,5 @@
 // KIR -> C-like source. `CRenderer` prints what all targets share; a target overrides types, calls and the frame of a
-// kernel. The CPU's renderer is render/cpu.cpp.
+// kernel. The CPU's renderer is render/cpu.cpp, the GPU's render/cuda.cpp.
 #pragma once
 
 #include <string>
@@ -24,12 +24,12 @@ class CRenderer {
   virtual std::string store(kir::Ty t, const std::string& address, const std::string& value) = 0;
   virtual std::string store_n(kir::Ty t, const std::string& address, const std::string& value, const std::string& count) = 0;
   virtual std::string convert(kir::Ty to, kir::Ty from, const std::string& value) = 0;
-  virtual std::string tile(const kir::Stmt& s, const std::string& address, const std::string& row_bytes) = 0;
+  virtual std::string statement(const kir::Stmt& s) = 0;   ///< those that not every target has
   virtual std::string call(kir::Fn fn, kir::Ty t, const std::vector<std::string>& args) = 0;
 
-  std::string expr(const kir::Ref& r);
+  virtual std::string expr(const kir::Ref& r);
   void block(const kir::Block& b, int depth);
-  std::string address(int buffer, const kir::Ref& index);
+  virtual std::string address(int buffer, const kir::Ref& index);
 
   const kir::Kernel* kernel_ = nullptr;
   std::string out_;
@@ -37,5 +37,12 @@ class CRenderer {
 
 /// C with clang vector extensions; the instruction-set variants differ only in the compiler's flags.
 std::string render_cpu(const std::vector<const kir::Kernel*>& kernels);
+
+/// CUDA C++ without headers: the target's primitives, then the kernels, whose text is the same for both targets.
+enum class CudaTarget { Device, Emulated };
+std::string render_cuda(const std::vector<const kir::Kernel*>& kernels, CudaTarget target);
+
+/// The primitives alone (render/cuda_primitives.cpp).
+std::string cuda_primitives(CudaTarget target);
 
 }  // namespace prism::codegen

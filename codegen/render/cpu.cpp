@@ -227,12 +227,13 @@ class CpuRenderer final : public CRenderer {
     return k.tiles.empty() ? "  }\n}\n\n" : "  }\n  __builtin_ia32_tilerelease();\n}\n\n";
   }
 
-  std::string tile(const Stmt& s, const std::string& address, const std::string& row_bytes) override {
+  std::string statement(const Stmt& s) override {
     const std::string t = std::to_string(s.tile[0]);
     switch (s.kind) {
+      case Stmt::Kind::Prefetch: return "__builtin_prefetch(" + address(s.id, s.a) + ")";
       case Stmt::Kind::TileZero: return "__builtin_ia32_tilezero(" + t + ")";
-      case Stmt::Kind::TileLoad: return "__builtin_ia32_tileloadd64(" + t + ", " + address + ", " + row_bytes + ")";
-      case Stmt::Kind::TileStore: return "__builtin_ia32_tilestored64(" + t + ", " + address + ", " + row_bytes + ")";
+      case Stmt::Kind::TileLoad: return "__builtin_ia32_tileloadd64(" + t + ", " + address(s.id, s.a) + ", " + expr(s.b) + ")";
+      case Stmt::Kind::TileStore: return "__builtin_ia32_tilestored64(" + t + ", " + address(s.id, s.a) + ", " + expr(s.b) + ")";
       default: return "__builtin_ia32_tdpbf16ps(" + t + ", " + std::to_string(s.tile[1]) + ", " + std::to_string(s.tile[2]) + ")";
     }
   }
@@ -274,6 +275,7 @@ class CpuRenderer final : public CRenderer {
       case Fn::ReduceMax: return "reduce_max_" + std::string(elem_name(t.elem)) + "(" + list + ")";
       case Fn::Dot4: return "dot4(" + list + ")";
       case Fn::Dot4Small: return "dot4_small(" + list + ")";
+      default: break;  // GPU kernels'
     }
     return {};
   }

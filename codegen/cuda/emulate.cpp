@@ -1,0 +1,29 @@
+#include "codegen/cuda/emulate.h"
+
+#include "codegen/cpu/compile.h"
+#include "codegen/render/c.h"
+#include "runtime/base/checked.h"
+
+namespace prism::codegen {
+
+Result<EmulatedKernels> compile_emulated(const std::vector<const kir::Kernel*>& kernels) {
+  EmulatedKernels result;
+  PRISM_TRY(result.code, compile_cxx(render_cuda(kernels, CudaTarget::Emulated), std::min(rt::best_isa(), rt::Isa::Avx2)));
+  for (const kir::Kernel* k : kernels) {
+    rt::emu::Kernel& info = result.kernels.emplace_back();
+    info.name = k->name;
+    info.block_threads = k->block_threads;
+    info.dims = k->dims.size();
+    info.shared_bytes = k->shared_bytes;
+    int64_t at = 0;
+    for (const kir::Buffer& b : k->buffers) {
+      if (b.space == kir::Buffer::Space::Arg) info.args.push_back(b.name);
+      if (b.space != kir::Buffer::Space::Shared) continue;
+      info.shared.push_back({b.name, at});
+      at += int64_t(round_up(uint64_t(b.size) * kir::elem_bytes(b.elem), 128));
+    }
+  }
+  return result;
+}
+
+}  // namespace prism::codegen

@@ -1,0 +1,16 @@
+// GPU kernels for the emulated device: the text that NVRTC gets, compiled for this machine.
+#pragma once
+
+#include "codegen/kir/kir.h"
+#include "runtime/emu/device.h"
+
+namespace prism::codegen {
+
+struct EmulatedKernels {
+  std::vector<uint8_t> code;                 ///< a shared object
+  std::vector<rt::emu::Kernel> kernels;
+};
+
+Result<EmulatedKernels> compile_emulated(const std::vector<const kir::Kernel*>& kernels);
+
+}  // namespace prism::codegen

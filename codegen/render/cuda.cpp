@@ -1,0 +1,132 @@
+// CUDA C++ for GPUs and for the emulated device. A kernel takes one struct by value, 8 bytes a member: its buffers, then
+// its dims. Every access names the buffer and a byte offset, so that the emulator can check it.
+#include <cmath>
+
+#include "codegen/render/c.h"
+#include "runtime/base/checked.h"
+#include "runtime/base/half.h"
+
+namespace prism::codegen {
+
+using namespace kir;
+
+namespace {
+
+class CudaRenderer final : public CRenderer {
+ public:
+  explicit CudaRenderer(CudaTarget target) : target_(target) {}
+
+ protected:
+  std::string prelude() override { return cuda_primitives(target_) + "#line 1 \"kernels\"\n"; }
+
+  std::string open(const Kernel& k) override {
+    std::string s, members, body;
+    int64_t at = 0;
+    for (const Buffer& b : k.buffers) {
+      const std::string name = "b" + std::to_string(b.id), comment = ";  // " + b.name + "\n";
+      if (b.space == Buffer::Space::Arg) {
+        members += "  Global " + name + comment;
+        body += "  const Global " + name + " = args." + name + comment;
+      } else if (b.space == Buffer::Space::Shared) {
+        body += "  const Shared " + name + " = shared(" + std::to_string(at) + ", " + std::to_string(b.size * elem_bytes(b.elem)) + ")" + comment;
+        at += int64_t(round_up(uint64_t(b.size) * elem_bytes(b.elem), 128));
+      } else {
+        s += "CONSTANT f32 " + k.name + "_" + name + "[] = {";
+        char text[32];
+        for (float v : b.values) {
+          snprintf(text, sizeof text, "%.9ef,", double(v));
+          s += text;
+        }
+        s += "};\n";
+        body += "  const Table " + name + " = (Table)" + k.name + "_" + name + comment;
+      }
+    }
+    for (size_t i = 0; i < k.dims.size(); ++i) {
+      const std::string name = "d" + std::to_string(i), comment = ";  // " + k.dims[i] + "\n";
+      members += "  i64 " + name + comment;
+      body += "  const i64 " + name + " = args." + name + comment;
+    }
+    return s + "struct " + k.name + "_args {\n" + members + "};\nKERNEL(" + std::to_string(k.block_threads) + ") " + k.name + "(ARGS(" +
+           k.name + "_args) args) {\n" + body + "  const i32 task = block_index(), v1 = thread_index();\n";
+  }
+
+  std::string close(const Kernel&) override { return "}\n\n"; }
+
+  std::string type(Ty t) override {
+    const std::string e = CRenderer::type({t.elem, 1});
+    return t.lanes > 1 ? "vec<" + e + ", " + std::to_string(t.lanes) + ">" : e;
+  }
+
+  std::string address(int buffer, const Ref& index) override {
+    const Buffer& b = kernel_->buffers[size_t(buffer)];
+    return "b" + std::to_string(b.id) + ", " + expr((cast(Elem::I64, Ex(index)) * Ex(int64_t(elem_bytes(b.elem)))).node);
+  }
+
+  std::string expr(const Ref& r) override {
+    switch (r->kind) {
+      case Kind::FloatConst:
+        if (r->ty.elem == Elem::F16) return "((u16)" + std::to_string(f32_to_f16(float(r->fval))) + ")";
+        if (r->ty.elem == Elem::BF16) return "((u16)" + std::to_string(f32_to_bf16(float(r->fval))) + ")";
+        if (!std::isinf(r->fval)) break;
+        return std::string(r->fval < 0 ? "-" : "") + "__builtin_bit_cast(f32, 0x7f800000u)";
+      case Kind::Load: {
+        const Buffer& b = kernel_->buffers[size_t(r->ival)];
+        const bool constant = b.space == Buffer::Space::Arg && !b.written;
+        return (constant ? "read<" : "load<") + type(r->ty) + ">(" + address(b.id, r->args[0]) + ")";
+      }
+      case Kind::Splat: return "splat<" + type(r->ty) + ">(" + expr(r->args[0]) + ")";
+      case Kind::Lane: return expr(r->args[0]) + ".e[" + std::to_string(r->ival) + "]";
+      case Kind::Pack: {
+        std::string list;
+        for (const Ref& a : r->args) list += (list.empty() ? "" : ", ") + expr(a);
+        return type(r->ty) + "{" + list + "}";
+      }
+      case Kind::Call:
+        if (!has_buffer(r->fn)) break;
+        return std::string(fn_name(r->fn)) + "(" + address(int(r->ival), r->args[0]) + (r->args.size() > 1 ? ", " + expr(r->args[1]) : "") + ")";
+      default: break;
+    }
+    return CRenderer::expr(r);
+  }
+
+  std::string load(Ty t, const std::string& address) override { return "load<" + type(t) + ">(" + address + ")"; }
+  std::string store(Ty t, const std::string& address, const std::string& value) override {
+    return "store<" + type(t) + ">(" + address + ", " + value + ")";
+  }
+  std::string store_n(Ty, const std::string&, const std::string&, const std::string&) override { return {}; }  // CPU kernels'
+
+  std::string statement(const Stmt& s) override {
+    switch (s.kind) {
+      case Stmt::Kind::Prefetch: return "prefetch(" + address(s.id, s.a) + ")";
+      case Stmt::Kind::Barrier: return "barrier()";
+      case Stmt::Kind::WarpSync: return "warp_sync()";
+      case Stmt::Kind::AsyncCopy: return "async_copy(" + address(s.id, s.a) + ", " + address(s.source, s.b) + ", " + expr(s.c) + ")";
+      case Stmt::Kind::AsyncCommit: return "async_commit()";
+      case Stmt::Kind::AsyncWait: return "async_wait<" + std::to_string(s.a->ival) + ">()";
+      case Stmt::Kind::WaitAtLeast: return "wait_at_least(" + address(s.id, s.a) + ", " + expr(s.b) + ")";
+      default: return {};  // CPU kernels'
+    }
+  }
+
+  std::string convert(Ty to, Ty from, const std::string& v) override {
+    auto half = [](Elem e) { return e == Elem::F16 || e == Elem::BF16; };
+    if (half(from.elem)) return convert(to, {Elem::F32, 1}, std::string(elem_name(from.elem)) + "_f32(" + v + ")");
+    if (half(to.elem)) return "f32_" + std::string(elem_name(to.elem)) + "(" + convert({Elem::F32, 1}, from, v) + ")";
+    return to == from ? v : "((" + type(to) + ")(" + v + "))";
+  }
+
+  std::string call(Fn fn, Ty, const std::vector<std::string>& args) override {
+    std::string list;
+    for (const std::string& a : args) list += (list.empty() ? "" : ", ") + a;
+    return std::string(fn == Fn::Dot4Small ? "dot4" : fn_name(fn)) + (fn < Fn::Exp2Coarse || fn == Fn::Abs ? "_f32(" : "(") + list + ")";
+  }
+
+ private:
+  CudaTarget target_;
+};
+
+}  // namespace
+
+std::string render_cuda(const std::vector<const Kernel*>& kernels, CudaTarget target) { return CudaRenderer(target).render(kernels); }
+
+}  // namespace prism::codegen

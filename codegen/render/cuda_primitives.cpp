@@ -1,0 +1,223 @@
+// What the kernels' text is written in, once for the GPU (PTX) and once for the emulated device (calls into
+// runtime/emu/host.h, which describes the same table).
+#include "codegen/render/c.h"
+
+namespace prism::codegen {
+
+namespace {
+
+constexpr const char* kCommon = R"(
+typedef signed char i8; typedef unsigned char u8; typedef short i16; typedef unsigned short u16;
+typedef int i32; typedef unsigned int u32; typedef long i64; typedef unsigned long u64; typedef float f32; typedef double f64;
+template <class T, int N> struct alignas(sizeof(T) * N) vec { T e[N]; };
+template <class V, class T> DEVICE V splat(T x) { V v; for (T& e : v.e) e = x; return v; }
+DEVICE f32 bf16_f32(u16 h) { return __builtin_bit_cast(f32, (u32)h << 16); }
+DEVICE f32 abs_f32(f32 x) { return __builtin_bit_cast(f32, __builtin_bit_cast(u32, x) & 0x7fffffffu); }
+)";
+
+constexpr const char* kDevice = R"(
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define ARGS(T) const __grid_constant__ T
+#define CONSTANT __constant__ const
+typedef u8* Global; typedef u8* Shared; typedef const u8* Table;
+extern __shared__ __attribute__((aligned(1024))) u8 shared_memory[];
+DEVICE i32 block_index() { return (i32)blockIdx.x; }
+DEVICE i32 thread_index() { return (i32)threadIdx.x; }
+DEVICE Shared shared(i32 begin, i32) { return shared_memory + begin; }
+DEVICE u32 shared_address(const u8* p) { return (u32)__cvta_generic_to_shared(p); }
+
+template <class T> DEVICE T load(const u8* b, i64 offset) { return *(const T*)(b + offset); }
+template <class T> DEVICE void store(u8* b, i64 offset, T v) { *(T*)(b + offset) = v; }
+template <int N> struct Constant;  // through the read-only path
+template <> struct Constant<1> {
+  static DEVICE u8 get(const u8* p) { u32 v; asm("ld.global.nc.u8 %0, [%1];" : "=r"(v) : "l"(p)); return (u8)v; }
+};
+template <> struct Constant<2> {
+  static DEVICE u16 get(const u8* p) { u16 v; asm("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(p)); return v; }
+};
+template <> struct Constant<4> {
+  static DEVICE u32 get(const u8* p) { u32 v; asm("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(p)); return v; }
+};
+template <> struct Constant<8> {
+  static DEVICE vec<u32, 2> get(const u8* p) {
+    vec<u32, 2> v; asm("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(v.e[0]), "=r"(v.e[1]) : "l"(p)); return v;
+  }
+};
+template <> struct Constant<16> {
+  static DEVICE vec<u32, 4> get(const u8* p) {
+    vec<u32, 4> v;
+    asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.e[0]), "=r"(v.e[1]), "=r"(v.e[2]), "=r"(v.e[3]) : "l"(p));
+    return v;
+  }
+};
+template <class T> DEVICE T read(const u8* b, i64 offset) { return __builtin_bit_cast(T, Constant<sizeof(T)>::get(b + offset)); }
+DEVICE void prefetch(const u8* b, i64 offset) { asm volatile("prefetch.global.L2 [%0];" :: "l"(b + offset)); }
+
+DEVICE void barrier() { __syncthreads(); }
+DEVICE void warp_sync() { __syncwarp(); }
+template <class T> DEVICE T shuffle_xor(T v, i32 mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+DEVICE u32 atomic_add(u8* b, i64 offset, u32 v) {
+  u32 old;
+  asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(b + offset), "r"(v) : "memory");
+  return old;
+}
+DEVICE i32 atomic_add(u8* b, i64 offset, i32 v) { return atomicAdd((i32*)(b + offset), v); }
+DEVICE f32 atomic_add(u8* b, i64 offset, f32 v) { return atomicAdd((f32*)(b + offset), v); }
+DEVICE void wait_at_least(const u8* b, i64 offset, u32 v) {
+  u32 found;
+  do asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(found) : "l"(b + offset) : "memory"); while (found < v);
+}
+
+DEVICE void async_copy(u8* to, i64 offset, const u8* from, i64 source, i32 bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"(shared_address(to + offset)), "l"(__cvta_generic_to_global(from + source)), "r"(bytes) : "memory");
+}
+DEVICE void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> DEVICE void async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
+
+#define LD_MATRIX(name, form) \
+  DEVICE vec<u32, 4> name(const u8* b, i64 offset) { \
+    vec<u32, 4> v; \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4" form ".shared.b16 {%0, %1, %2, %3}, [%4];" \
+                 : "=r"(v.e[0]), "=r"(v.e[1]), "=r"(v.e[2]), "=r"(v.e[3]) : "r"(shared_address(b + offset)) : "memory"); \
+    return v; \
+  }
+LD_MATRIX(ld_matrix, "")
+LD_MATRIX(ld_matrix_t, ".trans")
+#define MMA(name, T, constraint, form) \
+  DEVICE vec<T, 4> name(vec<T, 4> c, vec<u32, 4> a, vec<u32, 2> b) { \
+    asm volatile("mma.sync.aligned." form " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : constraint(c.e[0]), constraint(c.e[1]), constraint(c.e[2]), constraint(c.e[3]) \
+                 : "r"(a.e[0]), "r"(a.e[1]), "r"(a.e[2]), "r"(a.e[3]), "r"(b.e[0]), "r"(b.e[1])); \
+    return c; \
+  }
+MMA(mma_bf16, f32, "+f", "m16n8k16.row.col.f32.bf16.bf16.f32")
+MMA(mma_f16, f32, "+f", "m16n8k16.row.col.f32.f16.f16.f32")
+MMA(mma_s8, i32, "+r", "m16n8k32.row.col.s32.s8.s8.s32")
+DEVICE i32 dot4(i32 c, u32 a, i32 b) { i32 d; asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); return d; }
+
+DEVICE f32 f16_f32(u16 h) { f32 f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
+DEVICE u16 f32_f16(f32 f) { u16 h; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h; }
+DEVICE u16 f32_bf16(f32 f) { u16 h; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h; }
+DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
+DEVICE f32 exp_f32(f32 x) { return expf(x); }
+DEVICE f32 tanh_f32(f32 x) { return tanhf(x); }
+DEVICE f32 erf_f32(f32 x) { return erff(x); }
+DEVICE f32 sqrt_f32(f32 x) { return sqrtf(x); }
+DEVICE f32 exp2_coarse(f32 x) { f32 y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+DEVICE f32 sin_turns(f32 x) { return sinpif(x + x); }
+DEVICE f32 cos_turns(f32 x) { return cospif(x + x); }
+DEVICE f32 round_even(f32 x) { return rintf(x); }
+)";
+
+constexpr const char* kEmulated = R"(
+#define KERNEL(threads) extern "C" void
+#define ARGS(T) const T&
+#define CONSTANT static const
+struct Global { i64 index; };
+struct Shared { i32 begin, bytes; };
+typedef const u8* Table;
+struct EmuMemory { u8* data; i64 bytes; };
+struct EmuHost {
+  const EmuMemory* globals;
+  i32 block, thread;
+  void (*bad_global)(i64 index, i64 offset, i32 bytes, i32 line);
+  void (*shared_read)(Shared, i64 offset, void* to, i32 bytes, i32 line);
+  void (*shared_write)(Shared, i64 offset, const void* from, i32 bytes, i32 line);
+  u8* (*shared_atomic)(Shared, i64 offset, i32 line);
+  void (*barrier)(i32 line);
+  void (*warp)(i32 op, i32 parameter, const void* in, void* out, i32 line);
+  void (*async_copy)(Shared, i64 offset, const u8* from, i32 bytes, i32 line);
+  void (*async_commit)();
+  void (*async_wait)(i32 groups);
+  void (*wait_at_least)(i64 index, const u8* counter, u32 value, i32 line);
+  f32 (*math)(i32 function, f32 x);
+  f32 (*fma)(f32 a, f32 b, f32 c);
+  f32 (*f16_f32)(u16 h);
+  u16 (*f32_half)(f32 f, i32 bf16);
+};
+extern "C" __attribute__((visibility("protected"))) EmuHost* prism_emu;
+EmuHost* prism_emu = nullptr;
+#define LINE i32 line = __builtin_LINE()
+DEVICE i32 block_index() { return prism_emu->block; }
+DEVICE i32 thread_index() { return prism_emu->thread; }
+DEVICE Shared shared(i32 begin, i32 bytes) { return {begin, bytes}; }
+DEVICE u8* global_at(Global b, i64 offset, i32 bytes, i32 align, i32 line) {
+  const EmuMemory& m = prism_emu->globals[b.index];
+  if (offset < 0 || offset + bytes > m.bytes || offset % align) prism_emu->bad_global(b.index, offset, bytes, line);
+  return m.data + offset;
+}
+template <class T> DEVICE T load(Global b, i64 offset, LINE) {
+  T v; __builtin_memcpy(&v, global_at(b, offset, sizeof v, sizeof v, line), sizeof v); return v;
+}
+template <class T> DEVICE T read(Global b, i64 offset, LINE) { return load<T>(b, offset, line); }
+template <class T> DEVICE void store(Global b, i64 offset, T v, LINE) {
+  __builtin_memcpy(global_at(b, offset, sizeof v, sizeof v, line), &v, sizeof v);
+}
+template <class T> DEVICE T load(Shared b, i64 offset, LINE) { T v; prism_emu->shared_read(b, offset, &v, sizeof v, line); return v; }
+template <class T> DEVICE void store(Shared b, i64 offset, T v, LINE) { prism_emu->shared_write(b, offset, &v, sizeof v, line); }
+template <class T> DEVICE T load(Table b, i64 offset) { return *(const T*)(b + offset); }
+DEVICE void prefetch(Global, i64) {}
+
+DEVICE void barrier(LINE) { prism_emu->barrier(line); }
+DEVICE void warp_sync(LINE) { prism_emu->warp(0, 0, nullptr, nullptr, line); }
+template <class T> DEVICE T shuffle_xor(T v, i32 mask, LINE) { T r; prism_emu->warp(1, mask, &v, &r, line); return r; }
+template <class T> DEVICE T add_at(u8* p, T v) {
+  T old, sum; __builtin_memcpy(&old, p, sizeof old); sum = old + v; __builtin_memcpy(p, &sum, sizeof sum); return old;
+}
+template <class T> DEVICE T atomic_add(Global b, i64 offset, T v, LINE) { return add_at(global_at(b, offset, sizeof v, sizeof v, line), v); }
+template <class T> DEVICE T atomic_add(Shared b, i64 offset, T v, LINE) { return add_at(prism_emu->shared_atomic(b, offset, line), v); }
+DEVICE void wait_at_least(Global b, i64 offset, u32 v, LINE) {
+  prism_emu->wait_at_least(b.index, global_at(b, offset, sizeof v, sizeof v, line), v, line);
+}
+DEVICE void async_copy(Shared to, i64 offset, Global from, i64 source, i32 bytes, LINE) {
+  prism_emu->async_copy(to, offset, bytes ? global_at(from, source, bytes, 16, line) : nullptr, bytes, line);
+}
+DEVICE void async_commit() { prism_emu->async_commit(); }
+template <int N> DEVICE void async_wait() { prism_emu->async_wait(N); }
+
+struct EmuRow { Shared buffer; i64 offset; };
+DEVICE vec<u32, 4> ld_matrix(Shared b, i64 offset, LINE) {
+  const EmuRow row = {b, offset}; vec<u32, 4> v; prism_emu->warp(2, 0, &row, &v, line); return v;
+}
+DEVICE vec<u32, 4> ld_matrix_t(Shared b, i64 offset, LINE) {
+  const EmuRow row = {b, offset}; vec<u32, 4> v; prism_emu->warp(2, 1, &row, &v, line); return v;
+}
+template <class T> struct EmuMma { vec<T, 4> c; vec<u32, 4> a; vec<u32, 2> b; };
+template <class T> DEVICE vec<T, 4> mma(i32 op, vec<T, 4> c, vec<u32, 4> a, vec<u32, 2> b, i32 line) {
+  const EmuMma<T> in = {c, a, b}; vec<T, 4> out; prism_emu->warp(op, 0, &in, &out, line); return out;
+}
+DEVICE vec<f32, 4> mma_bf16(vec<f32, 4> c, vec<u32, 4> a, vec<u32, 2> b, LINE) { return mma(3, c, a, b, line); }
+DEVICE vec<f32, 4> mma_f16(vec<f32, 4> c, vec<u32, 4> a, vec<u32, 2> b, LINE) { return mma(4, c, a, b, line); }
+DEVICE vec<i32, 4> mma_s8(vec<i32, 4> c, vec<u32, 4> a, vec<u32, 2> b, LINE) { return mma(5, c, a, b, line); }
+DEVICE i32 dot4(i32 c, u32 a, i32 b) {
+  for (i32 i = 0; i < 32; i += 8) c += (i32)(u8)(a >> i) * (i32)(i8)(b >> i);
+  return c;
+}
+
+DEVICE f32 f16_f32(u16 h) { return prism_emu->f16_f32(h); }
+DEVICE u16 f32_f16(f32 f) { return prism_emu->f32_half(f, 0); }
+DEVICE u16 f32_bf16(f32 f) { return prism_emu->f32_half(f, 1); }
+#ifdef __FMA__
+DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
+#else
+DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return prism_emu->fma(a, b, c); }
+#endif
+DEVICE f32 exp_f32(f32 x) { return prism_emu->math(0, x); }
+DEVICE f32 tanh_f32(f32 x) { return prism_emu->math(1, x); }
+DEVICE f32 erf_f32(f32 x) { return prism_emu->math(2, x); }
+DEVICE f32 sqrt_f32(f32 x) { return __builtin_sqrtf(x); }
+DEVICE f32 exp2_coarse(f32 x) { return prism_emu->math(3, x); }
+DEVICE f32 sin_turns(f32 x) { return prism_emu->math(4, x); }
+DEVICE f32 cos_turns(f32 x) { return prism_emu->math(5, x); }
+DEVICE f32 round_even(f32 x) { return prism_emu->math(6, x); }
+)";
+
+}  // namespace
+
+std::string cuda_primitives(CudaTarget target) {
+  return target == CudaTarget::Device ? std::string("#define DEVICE __device__ __forceinline__\n") + kCommon + kDevice
+                                      : std::string("#define DEVICE static inline __attribute__((always_inline))\n") + kCommon + kEmulated;
+}
+
+}  // namespace prism::codegen

@@ -1,0 +1,83 @@
+#include "runtime/emu/shared.h"
+
+#include <cstring>
+
+namespace prism::rt::emu {
+
+namespace {
+
+bool ordered(const Moment& before, const Moment& now) {
+  if (before.thread < 0 || before.thread == now.thread || before.block_epoch != now.block_epoch) return true;
+  return before.thread / 32 == now.thread / 32 && before.warp_epoch != now.warp_epoch;
+}
+
+}  // namespace
+
+void SharedMemory::reset(size_t bytes) {
+  data_.assign(bytes, 0);
+  bytes_.assign(bytes, {});
+}
+
+std::string SharedMemory::conflict(const Byte& b, const Moment& now, bool writes) const {
+  if (b.copied_by >= 0)
+    return "an asynchronous copy of thread " + std::to_string(b.copied_by) + " to it is under way";
+  if (!ordered(b.writer, now)) return "thread " + std::to_string(b.writer.thread) + " wrote it with no barrier between";
+  if (writes)
+    for (const Moment& r : b.readers)
+      if (!ordered(r, now)) return "thread " + std::to_string(r.thread) + " read it with no barrier between";
+  return "";
+}
+
+std::string SharedMemory::read(size_t at, void* to, size_t bytes, const Moment& now) {
+  for (size_t i = at; i < at + bytes; ++i) {
+    Byte& b = bytes_[i];
+    if (std::string problem = conflict(b, now, false); !problem.empty()) return problem;
+    if (b.writer.thread < 0) return "nobody wrote it";
+    if (b.readers[0].thread != now.thread) b.readers[1] = b.readers[0];
+    b.readers[0] = now;
+  }
+  std::memcpy(to, data(at), bytes);
+  return "";
+}
+
+std::string SharedMemory::write(size_t at, const void* from, size_t bytes, const Moment& now) {
+  for (size_t i = at; i < at + bytes; ++i) {
+    Byte& b = bytes_[i];
+    if (std::string problem = conflict(b, now, true); !problem.empty()) return problem;
+    b.writer = now;
+    b.atomic = false;
+  }
+  std::memcpy(data(at), from, bytes);
+  return "";
+}
+
+std::string SharedMemory::atomic(size_t at, size_t bytes, const Moment& now) {
+  for (size_t i = at; i < at + bytes; ++i) {
+    Byte& b = bytes_[i];
+    if (b.writer.thread < 0) return "nobody wrote it";
+    if (!b.atomic || b.copied_by >= 0)
+      if (std::string problem = conflict(b, now, true); !problem.empty()) return problem;
+    b.writer = now;
+    b.atomic = true;
+  }
+  return "";
+}
+
+std::string SharedMemory::begin_copy(size_t at, size_t bytes, const Moment& now) {
+  for (size_t i = at; i < at + bytes; ++i)
+    if (std::string problem = conflict(bytes_[i], now, true); !problem.empty()) return problem;
+  for (size_t i = at; i < at + bytes; ++i) bytes_[i].copied_by = now.thread;
+  return "";
+}
+
+void SharedMemory::land_copy(size_t at, const void* from, size_t bytes, size_t zeros, const Moment& now) {
+  if (bytes) std::memcpy(data(at), from, bytes);
+  std::memset(data(at + bytes), 0, zeros);
+  for (size_t i = at; i < at + bytes + zeros; ++i) {
+    bytes_[i].copied_by = -1;
+    bytes_[i].atomic = false;
+    bytes_[i].writer = now;
+  }
+}
+
+}  // namespace prism::rt::emu
