@@ -65,3 +65,16 @@ models=${PRISM_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/prism/models}
 
 # get_model NAME: prints the path of the model file, downloading it if it is not there.
 get_model() { python3 "$root/tools/get_model.py" "$1" "$models"; }
+
+# get_nvrtc: the compiler of GPU kernels, which the tests need: the CUDA toolkit's, or else a copy beside the models.
+get_nvrtc() {
+  [[ -e /usr/local/cuda/lib64/libnvrtc.so.13 ]] && return
+  [[ $(ldconfig -p 2>/dev/null) == *libnvrtc.so.1[23]* ]] && return
+  local folder=${models%/*}/nvrtc-13.0.88 wanted=$(mktemp)
+  printf '%s\n' "nvidia-cuda-nvrtc==13.0.88 --hash=sha256:ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575" >"$wanted"
+  [[ -e $folder/nvidia/cu13/lib/libnvrtc.so.13 ]] ||
+    progress "getting NVRTC" python3 -m pip install --quiet --disable-pip-version-check --no-deps --no-cache-dir \
+      --only-binary :all: --require-hashes --target "$folder" -r "$wanted"
+  rm -f "$wanted"
+  export LD_LIBRARY_PATH=$folder/nvidia/cu13/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+}

@@ -17,6 +17,7 @@ install_packages
 build "$root/build" all --
 build "$root/build-asan" prism_tests -- -DPRISM_SANITIZE=ON -DCMAKE_CXX_FLAGS_RELEASE=-O1
 for name in "${test_models[@]}"; do get_model "$name" >/dev/null; done
+get_nvrtc
 
 export PRISM_MODELS=$models
 export PRISM_SHARED=${PRISM_SHARED:-$root/../shared/reference}
