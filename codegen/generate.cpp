@@ -93,7 +93,7 @@ class Generator {
     e.arena_bytes = uint64_t(arena);
     for (const std::string& symbol : p_.dims) {
       auto it = m_.dims.find(symbol);
-      ir::Range range = it == m_.dims.end() ? ir::Range{0, int64_t(round_up(uint64_t(p_.context_length), 64))} : it->second;  // "ctx": a capacity
+      ir::Range range = it == m_.dims.end() ? ir::Range{0, int64_t(round_up(uint64_t(p_.context_length), rt::kKvCapacityMultiple))} : it->second;  // "ctx": a capacity
       for (const auto& [k, v] : m_.attrs)
         if (k == g.name + "." + symbol + ".max") range.hi = std::get<int64_t>(v);
       e.dim_min.push_back(range.lo);

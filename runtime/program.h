@@ -20,6 +20,9 @@ struct Expr {
   static Expr constant(int64_t v) { return {{Const, v}}; }
 };
 
+/// Positions a KV plane holds: a multiple, so that kernels may read whole tiles of keys.
+constexpr int64_t kKvCapacityMultiple = 64;
+
 /// Where a kernel argument lives.
 enum class Space : uint8_t {
   Arena,   ///< offset into the session's arena

@@ -11,7 +11,6 @@
 namespace prism::rt {
 namespace {
 
-constexpr int64_t kCapacityMultiple = 64;
 constexpr int64_t kDefaultContext = 4096;
 
 /// Where the dims a language model has stand in Program::dims.
@@ -90,7 +89,7 @@ class LanguageSession final : public Session {
   KvStats kv_stats() const override { return kv_.stats(position_, capacity_); }
 
  private:
-  static int64_t round_up_context(int64_t n) { return int64_t(round_up(uint64_t(n), kCapacityMultiple)); }
+  static int64_t round_up_context(int64_t n) { return int64_t(round_up(uint64_t(n), kKvCapacityMultiple)); }
 
   /// context_length 0: the model does not say.
   Status choose_capacity(int64_t requested, int64_t context_length) {

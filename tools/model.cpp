@@ -18,7 +18,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "codegen/cpu/compile.h"
+#include "codegen/cache.h"
 #include "codegen/generate.h"
 #include "frontends/gguf/model.h"
 #include "ir/text.h"

@@ -53,7 +53,7 @@ rt::Progress stderr_progress();
 /// The model as a module evaluated op by op in f32 with an f32 cache.
 Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path);
 
-/// The same, an error naming the file it is about.
+/// The result, its error naming the file it is about.
 template <class T>
 Result<T> about(const std::string& path, Result<T> result) {
   if (result) return result;

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <thread>
 
+#include "codegen/cache.h"
 #include "codegen/cpu/jit.h"
 
 namespace prism::codegen {

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "codegen/cache.h"
 #include "runtime/base/result.h"
 #include "runtime/cpu.h"
 

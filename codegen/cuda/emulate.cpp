@@ -2,7 +2,6 @@
 
 #include "codegen/cpu/compile.h"
 #include "codegen/render/c.h"
-#include "runtime/base/checked.h"
 
 namespace prism::codegen {
 
@@ -15,12 +14,9 @@ Result<EmulatedKernels> compile_emulated(const std::vector<const kir::Kernel*>& 
     info.block_threads = k->block_threads;
     info.dims = k->dims.size();
     info.shared_bytes = k->shared_bytes;
-    int64_t at = 0;
     for (const kir::Buffer& b : k->buffers) {
       if (b.space == kir::Buffer::Space::Arg) info.args.push_back(b.name);
-      if (b.space != kir::Buffer::Space::Shared) continue;
-      info.shared.push_back({b.name, at});
-      at += int64_t(round_up(uint64_t(b.size) * kir::elem_bytes(b.elem), 128));
+      if (b.space == kir::Buffer::Space::Shared) info.shared.push_back({b.name, b.offset});
     }
   }
   return result;

@@ -285,10 +285,9 @@ class Flash {
               store_q8a(b_, out, to, width, b_.let(head * (d_ / 32) + k), value(k * 32), value(k * 32 + kLanes));
             });
           } else {
-            const Ex column = b_.let(head * d_), row = b_.let(t * (heads_ * d_));
+            const Ex column = b_.let(head * d_);
             b_.for_(0, d_, kLanes, [&](Ex i) {
-              const bool tiles = result->type.layout == ir::Layout::Tiles;
-              b_.store(out, tiles ? element_index(result->type, t, column + i) : row + column + i, cast(out.elem, value(i)));
+              b_.store(out, element_index(result->type.layout, heads_ * d_, t, column + i), cast(out.elem, value(i)));
             });
           }
         }

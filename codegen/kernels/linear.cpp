@@ -149,14 +149,9 @@ class Linear {
       return;
     }
     for_each_block(b_, format_, w, group, k_, {}, 0, [&](Ex k, const WeightBlock& block) {
-      for (int j = 0; j < 8; ++j) {
-        const int p = block.parts == 2 ? j / 4 : 0;
-        auto column = [&](int i) {
-          const Ex q = cast(Elem::F32, cast(Elem::I32, (block.words[size_t(j)] >> (8 * i)) & 0xff));
-          return b_.let(fma(q, block.scale[p], block.minimum[p]));
-        };
-        for (int h = 0; h < 2; ++h)
-          b_.store(out, Ex(at) + k * (16 * kLanes) + Ex((2 * j + h) * kLanes), bf16_pairs(b_, column(2 * h), column(2 * h + 1)));
+      for (int i = 0; i < 32; i += 2) {
+        const Ex low = b_.let(block.value(i)), high = b_.let(block.value(i + 1));
+        b_.store(out, Ex(at) + k * (16 * kLanes) + Ex(i / 2 * kLanes), bf16_pairs(b_, low, high));
       }
     });
   }
@@ -274,14 +269,14 @@ class Linear {
         const Ex n = b_.let(first + Ex(slot * kLanes));
         if (columns % kLanes == 0) {
           PRISM_TRY(Ex y, value(result, t, i, slot, n, kLanes));
-          b_.store(out, result->type.rank() == 2 ? element_index(result->type, t, n) : t * columns + n, cast(out.elem, y));
+          b_.store(out, element_index(result->type.layout, columns, t, n), cast(out.elem, y));
           continue;
         }
         // The last group is partly padding: element by element.
         Status status = ok();
         b_.for_(n, min(n + kLanes, Ex(columns)), 1, [&](Ex at) {
           auto y = value(result, t, i, slot, at, 1);
-          if (y) b_.store(out, result->type.rank() == 2 ? element_index(result->type, t, at) : t * columns + at, cast(out.elem, *y));
+          if (y) b_.store(out, element_index(result->type.layout, columns, t, at), cast(out.elem, *y));
           else status = y.err();
         });
         PRISM_CHECK(status);

@@ -125,9 +125,8 @@ std::optional<Ex> elementwise(const ir::Operation& op, const std::vector<Ex>& in
   }
 }
 
-Ex element_index(const ir::Type& t, Ex row, Ex column) {
-  const int64_t width = *t.dim(-1).constant();
-  if (t.layout != ir::Layout::Tiles) return row * width + column;
+Ex element_index(ir::Layout layout, int64_t width, Ex row, Ex column) {
+  if (layout != ir::Layout::Tiles) return row * width + column;
   return (row / 16 * (width / 32) + column / 32) * 512 + row % 16 * 32 + column % 32;
 }
 

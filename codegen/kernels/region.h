@@ -56,8 +56,8 @@ class Region {
 std::optional<kir::Ex> elementwise(const ir::Operation& op, const std::vector<kir::Ex>& in);
 kir::Ex activation(const std::string& act, kir::Ex x);  ///< "silu", "relu", "gelu", "gelu_tanh", "gelu_quick"
 
-/// Index of an element of a [rows, columns] value in its layout: row-major or tiles.
-kir::Ex element_index(const ir::Type& t, kir::Ex row, kir::Ex column);
+/// Index of an element in a layout of activations, row-major or tiles; `width`: columns of a row, heads side by side.
+kir::Ex element_index(ir::Layout layout, int64_t width, kir::Ex row, kir::Ex column);
 
 /// Two f32 vectors rounded to bf16 and paired lane by lane, `low` in the low half: a row of a matrix product's operand b.
 kir::Ex bf16_pairs(kir::Builder& b, kir::Ex low, kir::Ex high);

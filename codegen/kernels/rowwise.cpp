@@ -70,7 +70,7 @@ class RowWise {
   }
 
   void put(const Row& dst, Ex i, Ex value) {
-    b_.store(dst.buffer, dst.tiles ? element_index(*dst.tiles, b_.task(), i) : dst.at + i, cast(dst.buffer.elem, value));
+    b_.store(dst.buffer, dst.tiles ? element_index(dst.tiles->layout, *dst.tiles->dim(-1).constant(), b_.task(), i) : dst.at + i, cast(dst.buffer.elem, value));
   }
 
   /// body(i, lanes) for vectors of 16 and then single elements.
@@ -224,12 +224,7 @@ class RowWise {
     if (!packed) return r_.unsupported(o, "table " + table->type.str() + " is not packed, expected layout rows16");
     const Ex lane = b_.let(id % kLanes);
     for_each_block(b_, table->type.dtype, t, b_.let(id / kLanes), d, lane, 0, [&](Ex k, const WeightBlock& w) {
-      for (int j = 0; j < 8; ++j)
-        for (int i = 0; i < 4; ++i) {
-          const int p = w.parts == 2 ? j / 4 : 0;
-          const Ex q = cast(Elem::F32, cast(Elem::I32, (w.words[size_t(j)] >> (8 * i)) & 0xff));
-          put(dst, k * 32 + (4 * j + i), fma(q, w.scale[p], w.minimum[p]));
-        }
+      for (int i = 0; i < 32; ++i) put(dst, k * 32 + i, w.value(i));
     });
     return ok();
   }

@@ -42,6 +42,12 @@ struct Reader {
 
 }  // namespace
 
+Ex WeightBlock::value(int i) const {
+  const int p = parts == 2 ? i / 16 : 0;
+  const Ex byte = cast(Elem::F32, cast(Elem::I32, (words[size_t(i / 4)] >> (8 * (i % 4))) & 0xff));
+  return fma(byte, scale[p], minimum[p]);
+}
+
 void for_each_block(Builder& b, DType format, const Buffer& w, Ex group, int64_t columns, std::optional<Ex> lane,
                     int64_t prefetch, const std::function<void(Ex, const WeightBlock&)>& fn) {
   const Reader r{b, w, lane};

@@ -13,6 +13,8 @@ struct WeightBlock {
   int parts;                     ///< 1: one scale for all; 2: words 0-3 and 4-7 have their own
   kir::Ex scale[2], minimum[2];  ///< f32 lanes
   bool small;                    ///< bytes at most 63
+
+  kir::Ex value(int i) const;    ///< f32 lanes: weight i of the 32
 };
 
 /// Calls `fn(index of the 32-weight block in the row, block)` inside the loops that walk the row(s) of group `group`.

@@ -198,12 +198,19 @@ Buffer Builder::arg(std::string name, Elem elem, bool written) {
   return b;
 }
 
-Buffer Builder::scratch(std::string name, Elem elem, int64_t size) {
-  Buffer b = arg(std::move(name), elem, true);
-  b.space = kernel_.buffers.back().space = Buffer::Space::Scratch;
-  b.size = kernel_.buffers.back().size = size;
-  kernel_.scratch_bytes += int64_t(round_up(uint64_t(size) * elem_bytes(elem), 64));
+/// A buffer after the `total` bytes of those before it.
+Buffer Builder::reserve(Buffer::Space space, std::string name, Elem elem, int64_t size, int64_t alignment, int64_t& total) {
+  arg(std::move(name), elem, true);
+  Buffer& b = kernel_.buffers.back();
+  b.space = space;
+  b.size = size;
+  b.offset = total;
+  total += int64_t(round_up(uint64_t(size) * elem_bytes(elem), uint64_t(alignment)));
   return b;
+}
+
+Buffer Builder::scratch(std::string name, Elem elem, int64_t size) {
+  return reserve(Buffer::Space::Scratch, std::move(name), elem, size, 64, kernel_.scratch_bytes);
 }
 
 Buffer Builder::table(std::string name, std::vector<float> values) {
@@ -215,11 +222,7 @@ Buffer Builder::table(std::string name, std::vector<float> values) {
 }
 
 Buffer Builder::shared(std::string name, Elem elem, int64_t size) {
-  Buffer b = arg(std::move(name), elem, true);
-  b.space = kernel_.buffers.back().space = Buffer::Space::Shared;
-  b.size = kernel_.buffers.back().size = size;
-  kernel_.shared_bytes += int64_t(round_up(uint64_t(size) * elem_bytes(elem), 128));
-  return b;
+  return reserve(Buffer::Space::Shared, std::move(name), elem, size, 128, kernel_.shared_bytes);
 }
 
 Ex Builder::dim(std::string_view name) const {

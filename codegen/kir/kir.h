@@ -71,6 +71,7 @@ struct Buffer {
   Elem elem = Elem::U8;         ///< unit of indices
   std::string name;
   int64_t size = 0;             ///< elements; Scratch, Const, Shared
+  int64_t offset = 0;           ///< bytes; Scratch: in the thread's scratch memory, Shared: in the block's
   bool written = false;
   std::vector<float> values;    ///< Const (F32)
 };
@@ -219,6 +220,7 @@ class Builder {
   std::vector<Block*> blocks_;
   Ex task_, thread_;
   int new_var(Ty t);
+  Buffer reserve(Buffer::Space space, std::string name, Elem elem, int64_t size, int64_t alignment, int64_t& total);
   void push(Stmt s) { blocks_.back()->push_back(std::move(s)); }
 };
 

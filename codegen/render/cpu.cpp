@@ -1,7 +1,6 @@
 // C for the in-process clang: 16-lane vectors, which the compiler splits where the machine's are narrower. Only builtins,
 // no intrinsics headers: they would cost more compile time than the kernels.
 #include "codegen/render/c.h"
-#include "runtime/base/checked.h"
 
 namespace prism::codegen {
 
@@ -192,14 +191,12 @@ class CpuRenderer final : public CRenderer {
   std::string open(const Kernel& k) override {
     std::string s = "void " + k.name + "(void* const* args, const i64* dims, i64 begin, i64 end, u8* scratch) {\n";
     int arg = 0;
-    int64_t at = 0;
     for (const Buffer& b : k.buffers) {
       const std::string name = "b" + std::to_string(b.id);
       if (b.space == Buffer::Space::Arg) {
         s += "  u8* const " + name + " = args[" + std::to_string(arg++) + "];  // " + b.name + "\n";
       } else if (b.space == Buffer::Space::Scratch) {
-        s += "  u8* const " + name + " = scratch + " + std::to_string(at) + ";  // " + b.name + "\n";
-        at += int64_t(round_up(uint64_t(b.size) * elem_bytes(b.elem), 64));
+        s += "  u8* const " + name + " = scratch + " + std::to_string(b.offset) + ";  // " + b.name + "\n";
       } else {
         s += "  static const f32 t" + std::to_string(b.id) + "[] __attribute__((aligned(64))) = {";
         char text[32];

@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "codegen/render/c.h"
-#include "runtime/base/checked.h"
 #include "runtime/base/half.h"
 
 namespace prism::codegen {
@@ -21,15 +20,13 @@ class CudaRenderer final : public CRenderer {
 
   std::string open(const Kernel& k) override {
     std::string s, members, body;
-    int64_t at = 0;
     for (const Buffer& b : k.buffers) {
       const std::string name = "b" + std::to_string(b.id), comment = ";  // " + b.name + "\n";
       if (b.space == Buffer::Space::Arg) {
         members += "  Global " + name + comment;
         body += "  const Global " + name + " = args." + name + comment;
       } else if (b.space == Buffer::Space::Shared) {
-        body += "  const Shared " + name + " = shared(" + std::to_string(at) + ", " + std::to_string(b.size * elem_bytes(b.elem)) + ")" + comment;
-        at += int64_t(round_up(uint64_t(b.size) * elem_bytes(b.elem), 128));
+        body += "  const Shared " + name + " = shared(" + std::to_string(b.offset) + ", " + std::to_string(b.size * elem_bytes(b.elem)) + ")" + comment;
       } else {
         s += "CONSTANT f32 " + k.name + "_" + name + "[] = {";
         char text[32];

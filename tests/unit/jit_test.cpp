@@ -11,6 +11,7 @@
 #include <fstream>
 #include <thread>
 
+#include "codegen/cache.h"
 #include "codegen/cpu/compile.h"
 
 namespace prism::codegen {
