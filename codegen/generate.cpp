@@ -3,6 +3,9 @@
 #include <cstring>
 
 #include "codegen/cpu/compile.h"
+#include "codegen/cuda/emulate.h"
+#include "codegen/cuda/nvrtc.h"
+#include "codegen/kernels/gpu/gpu.h"
 #include "codegen/pack.h"
 #include "codegen/render/c.h"
 #include "ir/text.h"
@@ -39,7 +42,8 @@ class Generator {
     }
     PRISM_CHECK(weights());
     for (const auto& g : m_.graphs) PRISM_CHECK(entry(*g));
-    PRISM_CHECK(machine_code());
+    place_counters();
+    PRISM_CHECK(gpu() ? gpu_code() : machine_code());
     return std::move(p_);
   }
 
@@ -104,6 +108,7 @@ class Generator {
     std::vector<int64_t> input_offsets;
     for (const auto& [k, v] : m_.attrs)
       if (k == g.name + ".input_offsets") input_offsets = std::get<std::vector<int64_t>>(v);
+    std::vector<std::pair<size_t, size_t>> own_memory;  // launch and argument: workspaces and counters
     size_t input = 0;
     for (const auto& a : g.args) {
       if (a->type.is_kv()) {
@@ -137,6 +142,11 @@ class Generator {
       launch.kernel = uint32_t(k);
       launch.tasks = expression(lowered_[k].tasks);
       for (const ArgSource& a : lowered_[k].args) {
+        if (a.from == ArgSource::From::Workspace || a.from == ArgSource::From::Counters) {
+          own_memory.push_back({e.launches.size(), launch.args.size()});
+          launch.args.push_back({rt::Space::Arena, 0, 0});
+          continue;
+        }
         const ir::Value* v = a.from == ArgSource::From::Result ? op.result(a.index) : op.operand(a.index);
         if (a.from == ArgSource::From::KeyPlane) launch.args.push_back({rt::Space::KvK, kv_layer.at(v), 0});
         else if (a.from == ArgSource::From::ValuePlane) launch.args.push_back({rt::Space::KvV, kv_layer.at(v), 0});
@@ -149,9 +159,37 @@ class Generator {
     }
     for (const ir::Value* v : g.returns)
       if (!v->type.is_kv()) e.outputs.push_back(slot(*v, e.outputs.empty() ? "logits" : v->name, place.at(v).offset));
+    place_own_memory(e, own_memory);
     p_.entries.push_back(std::move(e));
     return ok();
   }
+
+  /// Kernels' workspaces are one place after the values, their counters another after all arenas, where nothing else may be.
+  void place_own_memory(rt::EntryPoint& e, const std::vector<std::pair<size_t, size_t>>& args) {
+    int64_t bytes = 0;
+    const uint64_t workspace = round_up(e.arena_bytes, 256);
+    for (auto [launch, arg] : args) {
+      const LoweredKernel& k = lowered_[e.launches[launch].kernel];
+      const bool counter = k.args[arg].from == ArgSource::From::Counters;
+      e.launches[launch].args[arg].offset = counter ? kCountersLater : workspace;
+      bytes = std::max(bytes, k.workspace_bytes);
+      counters_ = std::max(counters_, k.counters);
+    }
+    if (bytes) e.arena_bytes = workspace + uint64_t(bytes);
+  }
+
+  void place_counters() {
+    uint64_t at = 0;
+    for (const rt::EntryPoint& e : p_.entries) at = std::max(at, round_up(e.arena_bytes, 256));
+    for (rt::EntryPoint& e : p_.entries) {
+      if (counters_) e.arena_bytes = at + uint64_t(counters_) * sizeof(uint32_t);
+      for (rt::Launch& l : e.launches)
+        for (rt::Arg& a : l.args)
+          if (a.space == rt::Space::Arena && a.offset == kCountersLater) a.offset = at;
+    }
+  }
+
+  bool gpu() const { return options_.target != "cpu"; }
 
   rt::Slot slot(const ir::Value& v, const std::string& name, uint64_t offset) {
     rt::Slot s{name, std::string(ir::info(v.type.dtype).name), {}, offset};
@@ -171,9 +209,9 @@ class Generator {
       return name;
     }();
     const std::string symbol = anchor + "_" + std::to_string(lowered_.size());
-    PRISM_TRY(LoweredKernel k, lower_kernel(op, symbol, p_.dims, options_.isa));
+    PRISM_TRY(LoweredKernel k, gpu() ? lower_gpu_kernel(op, symbol, p_.dims) : lower_kernel(op, symbol, p_.dims, options_.isa));
     PRISM_CHECK(kir::verify(k.kernel));
-    p_.kernels.push_back({symbol, text, uint64_t(k.kernel.scratch_bytes)});
+    p_.kernels.push_back({symbol, text, uint64_t(k.kernel.scratch_bytes), k.kernel.block_threads, k.kernel.shared_bytes});
     index_[text] = lowered_.size();
     lowered_.push_back(std::move(k));
     return lowered_.size() - 1;
@@ -209,8 +247,35 @@ class Generator {
     return ok();
   }
 
+  Status gpu_code() {
+    std::vector<const kir::Kernel*> kernels;
+    std::string kir_text;
+    for (const LoweredKernel& k : lowered_) {
+      kernels.push_back(&k.kernel);
+      kir_text += kir::print(k.kernel) + "\n";
+    }
+    const std::string source = render_cuda(kernels, CudaTarget::Device);
+    if (options_.dump) {
+      options_.dump("kernels.kir", kir_text);
+      options_.dump("kernels.cu", source);
+    }
+    if (options_.target == "emu") {
+      PRISM_TRY(auto emulated, compile_emulated(kernels));
+      p_.codes.push_back({"emu", std::string(rt::isa_name(emulated.isa)), "elf", std::move(emulated.code)});
+      return ok();
+    }
+    for (const std::string& arch : options_.archs) {
+      PRISM_TRY(Cubin cubin, compile_cuda(source, arch));
+      p_.codes.push_back({"cuda", arch, "cubin", std::move(cubin.bytes)});
+    }
+    return ok();
+  }
+
+  static constexpr uint64_t kCountersLater = UINT64_MAX;  // an offset until place_counters
+
   const ir::Module& m_;
   const GenerateOptions& options_;
+  int64_t counters_ = 0;                                 ///< of the kernel that has most
   rt::Program p_;
   std::map<std::string, uint32_t> weight_index_;
   std::map<std::string, size_t> index_;
@@ -219,7 +284,10 @@ class Generator {
 
 }  // namespace
 
-std::string default_pipeline(rt::Isa isa) { return isa >= rt::Isa::Amx ? "cpu-amx" : "cpu"; }
+std::string default_pipeline(const std::string& target, rt::Isa isa) {
+  if (target != "cpu") return "gpu";
+  return isa >= rt::Isa::Amx ? "cpu-amx" : "cpu";
+}
 
 Result<rt::Program> generate(const ir::Module& m, const GenerateOptions& options) { return Generator(m, options).run(); }
 

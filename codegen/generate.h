@@ -11,12 +11,14 @@
 namespace prism::codegen {
 
 struct GenerateOptions {
-  rt::Isa isa = rt::best_isa();
-  std::function<void(const std::string& name, const std::string& text)> dump;  ///< receives "kernels.kir" and "kernels.c"
+  rt::Isa isa = rt::best_isa();            ///< CPUs
+  std::string target = "cpu";              ///< "cpu", "cuda", "emu"
+  std::vector<std::string> archs = {};     ///< cuda: "sm_90a", ...: machine code for each
+  std::function<void(const std::string& name, const std::string& text)> dump;  ///< receives "kernels.kir" and "kernels.c" or "kernels.cu"
 };
 
-/// The named pipeline (passes/pipelines.cpp) made for an instruction set.
-std::string default_pipeline(rt::Isa isa);
+/// The named pipeline (passes/pipelines.cpp) made for a target, on CPUs for an instruction set.
+std::string default_pipeline(const std::string& target, rt::Isa isa);
 
 /// `m` is at level Plan. The program has no weights bytes: `fill_weight` makes them.
 Result<rt::Program> generate(const ir::Module& m, const GenerateOptions& options = {});

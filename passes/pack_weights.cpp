@@ -25,7 +25,8 @@ void retype(Module& m, Weight& w, const Type& type, const std::string& suffix) {
 
 }  // namespace
 
-Status pack_weights(Module& m, const Options&) {
+Status pack_weights(Module& m, const Options& options) {
+  const bool dense = options.get("dense", "rows16") == "rows16";
   const size_t count = m.weights.size();  // new ones are appended
   for (size_t i = 0; i < count; ++i) {
     Weight& w = *m.weights[i];
@@ -35,7 +36,7 @@ Status pack_weights(Module& m, const Options&) {
     const bool matrix = type.rank() == 2 && llvm::any_of(w.value.uses, [&](const Use& u) {
                           return u.operand == 1 && (u.op->op == Op::Linear || (u.op->op == Op::Embedding && blocks));
                         });
-    if (matrix && type.layout == Layout::RowMajor) {
+    if (matrix && (blocks || dense) && type.layout == Layout::RowMajor) {
       type.layout = Layout::Rows16;
       retype(m, w, type, ".rows16");
     } else if (type.rank() == 1 && (type.dtype == DType::F16 || type.dtype == DType::BF16)) {

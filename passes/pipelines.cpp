@@ -12,13 +12,15 @@ struct Named {
 };
 
 // canonicalize comes again after specialize-entry-points because `tail` of all rows goes away there.
-#define BEFORE_TYPES \
-  "canonicalize,constant-fold,cse,dce,specialize-entry-points,canonicalize,cse,fuse-attention,fuse-projections,"
-#define AFTER_TYPES ",pack-weights,dce,fuse-epilogues,plan-memory"
+#define BEFORE_TYPES(prefill, tile_q)                                                                                      \
+  "canonicalize,constant-fold,cse,dce,specialize-entry-points{prefill=" prefill "},canonicalize,cse,fuse-attention{tile_q=" tile_q \
+  "},fuse-projections,"
+#define AFTER_TYPES(dense) ",pack-weights{dense=" dense "},dce,fuse-epilogues,plan-memory"
 constexpr Named kPipelines[] = {
-    {"cpu", BEFORE_TYPES "quantize-activations" AFTER_TYPES},
+    {"cpu", BEFORE_TYPES("512", "16") "quantize-activations" AFTER_TYPES("rows16")},
     // With matrix registers: bf16 for more rows than @verify has, whose bits are those of @decode.
-    {"cpu-amx", BEFORE_TYPES "quantize-activations{bf16_rows=17}" AFTER_TYPES},
+    {"cpu-amx", BEFORE_TYPES("512", "16") "quantize-activations{bf16_rows=17}" AFTER_TYPES("rows16")},
+    {"gpu", BEFORE_TYPES("2048", "64") "quantize-activations{bf16_rows=17,bf16_layout=row_major}" AFTER_TYPES("row_major")},
 };
 #undef BEFORE_TYPES
 #undef AFTER_TYPES

@@ -16,7 +16,8 @@ constexpr int64_t kMatrixColumns = 32;  // bf16 in one row of a matrix register
 
 class Quantizer {
  public:
-  Quantizer(Module& m, Graph& g, int64_t bf16_rows) : graph_(g), ranges_(entry_ranges(m, g)), bf16_rows_(bf16_rows) {}
+  Quantizer(Module& m, Graph& g, int64_t bf16_rows, std::string layout)
+      : graph_(g), ranges_(entry_ranges(m, g)), bf16_rows_(bf16_rows), layout_(std::move(layout)) {}
 
   Status run() {
     for (Operation& op : graph_.ops) {
@@ -35,8 +36,8 @@ class Quantizer {
     const std::optional<int64_t> k = x->type.dim(-1).constant();
     if (x->type.dtype != DType::F32) return ok();
     if (many(rows_of(x->type)) && weight != DType::F32 && k && *k % kMatrixColumns == 0) {
-      PRISM_TRY(Value* tiles, bf16(x, "tiles", &op));
-      op.set_operand(0, tiles);
+      PRISM_TRY(Value* narrow, bf16(x, layout_, &op));
+      op.set_operand(0, narrow);
       return ok();
     }
     if (!info(weight).quantized) return ok();
@@ -58,6 +59,7 @@ class Quantizer {
   /// take bf16 too.
   Status attention(Operation& op) {
     Value* q = op.operand(0);
+    if (layout_ != "tiles") return ok();  // GPUs multiply in the type of the cache
     if (q->type.dtype != DType::F32 || !many(q->type.dim(0)) || *q->type.dim(-1).constant() % kMatrixColumns) return ok();
     PRISM_TRY(Value* narrow_q, bf16(q, "row_major", &op));
     Value* old = op.result();
@@ -90,6 +92,7 @@ class Quantizer {
   Graph& graph_;
   Dim::Ranges ranges_;
   int64_t bf16_rows_;
+  std::string layout_;
   llvm::DenseMap<Value*, Value*> q8a_, bf16_, tiles_;
   llvm::DenseMap<Value*, Value*> narrow_;  // what a widened value was made of
 };
@@ -97,7 +100,7 @@ class Quantizer {
 }  // namespace
 
 Status quantize_activations(Module& m, const Options& options) {
-  for (const auto& g : m.graphs) PRISM_CHECK(Quantizer(m, *g, options.get_int("bf16_rows", 0)).run());
+  for (const auto& g : m.graphs) PRISM_CHECK(Quantizer(m, *g, options.get_int("bf16_rows", 0), options.get("bf16_layout", "tiles")).run());
   return ok();
 }
 

@@ -43,6 +43,17 @@ Result<size_t> choose_code(const std::vector<Code>& codes, Isa machine, const st
                ": recompile with --isa ", isa_name(machine));
 }
 
+Result<std::vector<size_t>> choose_gpu_codes(const std::vector<Code>& codes, const gpu::DeviceInfo& device, const std::string& name) {
+  std::vector<size_t> chosen;
+  std::string found;
+  for (size_t i = 0; i < codes.size(); ++i) {
+    if (codes[i].target == "emu" ? device.arch == "emu" && runs_here(*isa_from_name(codes[i].isa)) : codes[i].isa == device.arch) chosen.push_back(i);
+    if (found.find(quoted(codes[i].isa)) == found.npos) found += (found.empty() ? "" : ", ") + quoted(codes[i].isa);
+  }
+  if (!chosen.empty()) return chosen;
+  return error(name, ": code: found ", found, ", ", device.name, " needs ", quoted(device.arch), ": recompile with --target cuda:", device.arch);
+}
+
 CodeObject::~CodeObject() {
   if (handle_) dlclose(handle_);
   if (fd_ >= 0) close(fd_);

@@ -8,12 +8,16 @@
 
 #include "runtime/base/result.h"
 #include "runtime/cpu.h"
+#include "runtime/gpu/driver.h"
 #include "runtime/program.h"
 
 namespace prism::rt {
 
-/// The index of the best code that runs on a machine that has `machine`.
+/// The index of the best code for CPUs that runs on a machine that has `machine`.
 Result<size_t> choose_code(const std::vector<Code>& codes, Isa machine, const std::string& name);
+
+/// The indices of the codes for a GPU: all of its architecture.
+Result<std::vector<size_t>> choose_gpu_codes(const std::vector<Code>& codes, const gpu::DeviceInfo& device, const std::string& name);
 
 class CodeObject {
  public:

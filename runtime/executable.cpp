@@ -8,6 +8,7 @@
 #include "runtime/code_object.h"
 #include "runtime/cpu.h"
 #include "runtime/fill.h"
+#include "runtime/gpu/device_program.h"
 #include "runtime/prx_format.h"
 
 namespace prism::rt {
@@ -44,16 +45,27 @@ Result<Mapping> read_weights(std::span<const uint8_t> file, std::span<const uint
 struct Executable::Resources {
   Mapping weights;
   CodeObject code;
+  std::unique_ptr<gpu::DeviceProgram> gpu;
 
-  /// An executable with everything but weights.
-  static Result<std::shared_ptr<Executable>> create(Program p, std::span<const uint8_t> elf, const std::string& name) {
+  /// An executable with everything but weights. `codes`: the bytes of p.codes.
+  static Result<std::shared_ptr<Executable>> create(Program p, const std::vector<std::span<const uint8_t>>& codes, const std::string& name) {
     std::shared_ptr<Executable> exe(new Executable);
     exe->resources_ = std::make_unique<Resources>();
-    PRISM_TRY(exe->resources_->code, CodeObject::load(elf, name));
-    for (const Kernel& k : p.kernels) {
-      void* symbol = exe->resources_->code.symbol(k.symbol);
-      if (!symbol) return error(name, ": kernel ", quoted(k.symbol), ": found no such symbol in the code");
-      exe->functions_.push_back(reinterpret_cast<KernelFn>(symbol));
+    Resources& r = *exe->resources_;
+    if (!p.codes.empty() && p.codes[0].target != "cpu") {
+      PRISM_TRY(auto driver, gpu::open_device(p.codes[0].target));
+      std::vector<std::span<const uint8_t>> usable;
+      PRISM_TRY(const auto chosen, choose_gpu_codes(p.codes, driver->info(), name));
+      for (size_t i : chosen) usable.push_back(codes[i]);
+      PRISM_TRY(r.gpu, gpu::DeviceProgram::create(std::move(driver), p, usable, name));
+    } else {
+      PRISM_TRY(const size_t chosen, choose_code(p.codes, best_isa(), name));
+      PRISM_TRY(r.code, CodeObject::load(codes[chosen], name));
+      for (const Kernel& k : p.kernels) {
+        void* symbol = r.code.symbol(k.symbol);
+        if (!symbol) return error(name, ": kernel ", quoted(k.symbol), ": found no such symbol in the code");
+        exe->functions_.push_back(reinterpret_cast<KernelFn>(symbol));
+      }
     }
     for (Code& c : p.codes) c.data = {};  // now in the process
     exe->program_ = std::move(p);
@@ -62,14 +74,24 @@ struct Executable::Resources {
 
   static Status fill(Executable& exe, const LoadOptions& options, const std::string& name) {
     const Program& p = exe.program_;
-    Mapping& weights = exe.resources_->weights;
-    PRISM_TRY(weights, Mapping::anonymous(p.weight_bytes, name + ": weights", /*huge_pages=*/true));
-    exe.weights_ = weights.data();
-    return fill_weights(p, weights.data(), options.threads, options.fill, options.progress);
+    PRISM_TRY(Mapping weights, Mapping::anonymous(p.weight_bytes, name + ": weights", /*huge_pages=*/true));
+    PRISM_CHECK(fill_weights(p, weights.data(), options.threads, options.fill, options.progress));
+    return give(exe, std::move(weights));
+  }
+
+  /// The executable's weights, in the memory of its device.
+  static Status give(Executable& exe, Mapping weights) {
+    Resources& r = *exe.resources_;
+    if (r.gpu) return r.gpu->upload_weights({weights.data(), weights.bytes()});
+    r.weights = std::move(weights);
+    exe.weights_ = r.weights.data();
+    return ok();
   }
 };
 
 Executable::~Executable() = default;
+
+const gpu::DeviceProgram* Executable::gpu() const { return resources_->gpu.get(); }
 
 Result<std::shared_ptr<Executable>> Executable::load(const std::string& path, const LoadOptions& options) {
   PRISM_TRY(PrxFile file, open_prx(path));
@@ -78,33 +100,29 @@ Result<std::shared_ptr<Executable>> Executable::load(const std::string& path, co
 
 Result<std::shared_ptr<Executable>> Executable::load(PrxFile file, const LoadOptions& options) {
   const std::string& path = file.path;
-  PRISM_TRY(const size_t code, choose_code(file.program.codes, best_isa(), path));
-  Mapping weights;
-  if (file.program.weights_embedded) {
-    const unsigned threads = options.threads ? options.threads : available_cores();
-    PRISM_TRY(weights, read_weights(file.weights, file.weight_hashes, threads, options.progress, path));
-  } else if (!file.program.weights.empty() && !options.fill) {
-    return error(path, ": weights: found none in the file, expected those of the model file ",
-                 quoted(file.program.model.path));
-  }
-  PRISM_TRY(auto exe, Resources::create(std::move(file.program), file.code[code], path));
-  if (exe->program_.weights_embedded) {
-    exe->weights_ = weights.data();
-    exe->resources_->weights = std::move(weights);
-  } else {
+  if (!file.program.weights_embedded && !file.program.weights.empty() && !options.fill)
+    return error(path, ": weights: found none in the file, expected those of the model file ", quoted(file.program.model.path));
+  PRISM_TRY(auto exe, Resources::create(std::move(file.program), file.code, path));
+  if (!exe->program_.weights_embedded) {
     PRISM_CHECK(Resources::fill(*exe, options, path));
+    return exe;
   }
+  const unsigned threads = options.threads ? options.threads : available_cores();
+  PRISM_TRY(Mapping weights, read_weights(file.weights, file.weight_hashes, threads, options.progress, path));
+  PRISM_CHECK(Resources::give(*exe, std::move(weights)));
   return exe;
 }
 
 Result<std::shared_ptr<Executable>> Executable::from_program(Program p, const LoadOptions& options) {
   const std::string name = p.name.empty() ? "program" : p.name;
   PRISM_CHECK(validate(p, name));
-  PRISM_TRY(const size_t code, choose_code(p.codes, best_isa(), name));
   if (!p.weights.empty() && !options.fill) return error(name, ": weights: found nothing to fill them with");
   p.weights_embedded = false;
-  const std::vector<uint8_t> elf = std::move(p.codes[code].data);
-  PRISM_TRY(auto exe, Resources::create(std::move(p), elf, name));
+  std::vector<std::vector<uint8_t>> data;
+  std::vector<std::span<const uint8_t>> codes;
+  for (Code& c : p.codes) data.push_back(std::move(c.data));
+  for (const auto& d : data) codes.push_back(d);
+  PRISM_TRY(auto exe, Resources::create(std::move(p), codes, name));
   PRISM_CHECK(Resources::fill(*exe, options, name));
   return exe;
 }

@@ -28,6 +28,7 @@ struct LoadOptions {
 
 using KernelFn = void (*)(void* const* args, const int64_t* dims, int64_t begin, int64_t end, void* scratch);
 
+namespace gpu { class DeviceProgram; }
 struct PrxFile;  // a file opened and verified: runtime/prx_format.h
 
 class Executable {
@@ -40,8 +41,11 @@ class Executable {
   ~Executable();
 
   const Program& program() const { return program_; }
+  // CPUs
   const uint8_t* weights() const { return weights_; }
   KernelFn kernel(size_t i) const { return functions_[i]; }
+  // GPUs; nullptr for CPUs
+  const gpu::DeviceProgram* gpu() const;
   const EntryPoint* entry(std::string_view name) const;
 
  private:

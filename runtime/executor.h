@@ -1,60 +1,40 @@
-// Runs the launches of an entry point over a team of threads. All pointers are computed when it is made, so that a step
-// neither allocates nor locks.
+// Runs the launches of an entry point on the device an executable is for, with the arena and the KV cache they work on.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "runtime/executable.h"
-#include "runtime/kv_cache.h"
-#include "runtime/memory.h"
-#include "runtime/thread_pool.h"
+#include "runtime/session.h"
 
 namespace prism::rt {
 
 class Executor {
  public:
-  /// Space for every entry point of `exe`; `name` begins error messages. `kv` must outlive it.
-  static Result<std::unique_ptr<Executor>> create(std::shared_ptr<const Executable> exe, const KvCache& kv,
-                                                  unsigned threads, const std::string& name);
+  /// Space for every entry point of `exe` and a cache of `capacity` positions; `name` begins error messages. `threads`: CPUs only,
+  /// 0 = all cores.
+  static Result<std::unique_ptr<Executor>> create(std::shared_ptr<const Executable> exe, int64_t capacity, unsigned threads,
+                                                  const std::string& name);
+  virtual ~Executor() = default;
 
+  /// Puts an input into the arena.
+  virtual Status write(uint64_t offset, std::span<const uint8_t> from) = 0;
   /// Runs an entry point of the executable with these dims. Error if one is out of range; then nothing has run.
-  Status run(const EntryPoint& entry, std::span<const int64_t> dims);
-  uint8_t* arena() const { return arena_.data(); }
+  virtual Status run(const EntryPoint& entry, std::span<const int64_t> dims) = 0;
+  /// What a run left in the arena, valid until the next call of read or run.
+  virtual Result<const uint8_t*> read(uint64_t offset, uint64_t bytes) = 0;
+  virtual KvStats kv_stats(int64_t positions, int64_t capacity) const = 0;
 
- private:
-  struct BoundLaunch {
-    KernelFn kernel;
-    void* const* args;
-    const Expr* tasks;
-    int64_t count = 0;  // tasks in this step
-  };
-  struct BoundEntry {
-    std::vector<void*> args;  // of all launches
-    std::vector<BoundLaunch> launches;
-  };
-
-  Executor() = default;
-  BoundEntry bind(const EntryPoint& entry, const KvCache& kv) const;
-  void run_share(const BoundEntry& entry, const int64_t* dims, unsigned thread, uint32_t start);
-
-  /// One launch of the step in progress. Each thread has a share of the tasks, which another takes if it is late.
-  struct Progress {
-    std::atomic<uint32_t> shares_done{0};
-    std::unique_ptr<std::atomic<bool>[]> taken;  // by share
-  };
+ protected:
+  Executor(std::shared_ptr<const Executable> exe, const std::string& name) : exe_(std::move(exe)), name_(name) {}
+  uint64_t arena_bytes() const;   ///< of the largest entry point
+  Status check_dims(const EntryPoint& entry, std::span<const int64_t> dims) const;
+  /// Tasks of a launch, at most `most`.
+  Result<int64_t> tasks(const EntryPoint& entry, size_t launch, std::span<const int64_t> dims, int64_t most) const;
 
   std::shared_ptr<const Executable> exe_;
   std::string name_;
-  std::unique_ptr<ThreadTeam> team_;
-  Mapping arena_, scratch_;
-  uint64_t scratch_stride_ = 0;
-  std::vector<BoundEntry> entries_;  // as Program::entries
-  std::vector<Progress> progress_;   // as the launches of an entry
-  Gate launched_;                    // advances when a launch is done
 };
 
 }  // namespace prism::rt

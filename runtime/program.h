@@ -37,9 +37,10 @@ struct Arg {
   uint64_t offset = 0;
 };
 
-/// One kernel over `tasks` independent tasks, in one share per thread; a barrier follows.
+/// One kernel over `tasks` independent tasks, in one share per thread; a barrier follows. On GPUs a task is a block.
 /// Machine code: void symbol(void* const* args, const int64_t* dims, int64_t begin, int64_t end, void* scratch),
 /// dims in the order of Program::dims, tasks [begin, end) to do, `scratch` of this thread, 64-byte aligned.
+/// On GPUs: one struct of addresses, those of the arguments and then that of the dims, i64 each.
 struct Launch {
   uint32_t kernel = 0;
   std::vector<Arg> args;
@@ -50,12 +51,14 @@ struct Kernel {
   std::string symbol;
   std::string description;    ///< the IR region it computes, for `inspect` and profiles
   uint64_t scratch_bytes = 0; ///< per thread
+  int64_t block_threads = 0;  ///< GPUs: a multiple of 32; 0: a CPU's kernel
+  int64_t shared_bytes = 0;   ///< GPUs: of a block
 };
 
 struct Code {
-  std::string target;         ///< "cpu"
-  std::string isa;            ///< "avx512", "avx2", "generic": runtime/cpu.h
-  std::string format;         ///< "elf"
+  std::string target;         ///< "cpu", "cuda", "emu": all of a program's kernels are for CPUs or for GPUs
+  std::string isa;            ///< "avx512", "avx2", "generic": runtime/cpu.h; cuda: "sm_90a"
+  std::string format;         ///< "elf"; cuda: "cubin"
   std::vector<uint8_t> data;
 };
 

@@ -72,7 +72,7 @@ class Encoder {
     const auto entries = each(p.entries, [&](auto& e) { return entry(e); });
     const auto kernels = each(p.kernels, [&](auto& k) {
       const auto symbol = text(k.symbol), description = text(k.description);
-      return fb::CreateKernel(b_, symbol, description, k.scratch_bytes);
+      return fb::CreateKernel(b_, symbol, description, k.scratch_bytes, k.block_threads, k.shared_bytes);
     });
     const auto codes = each(p.codes, [&](auto& c) {
       const auto target = text(c.target), isa = text(c.isa), format = text(c.format);
@@ -112,6 +112,8 @@ class Decoder {
       k.symbol = text(t.symbol());
       k.description = text(t.description());
       k.scratch_bytes = t.scratch_bytes();
+      k.block_threads = t.block_threads();
+      k.shared_bytes = t.shared_bytes();
     });
     each(f.codes(), p.codes, [&](auto& t, Code& c) {
       c.target = text(t.target());

@@ -5,7 +5,6 @@
 
 #include "runtime/base/checked.h"
 #include "runtime/executor.h"
-#include "runtime/kv_cache.h"
 #include "runtime/prx_format.h"
 
 namespace prism::rt {
@@ -53,8 +52,7 @@ class LanguageSession final : public Session {
     PRISM_TRY(s->verify_, s->find_step(*exe, "verify"));
     if (!s->prefill_.entry && !s->decode_.entry)
       return error(s->name_, ": entry points: found neither \"prefill\" nor \"decode\", expected at least one");
-    PRISM_TRY(s->kv_, KvCache::create(p.kv, round_up_context(s->capacity_), s->name_));
-    PRISM_TRY(s->executor_, Executor::create(exe, s->kv_, options.threads, s->name_));
+    PRISM_TRY(s->executor_, Executor::create(exe, round_up_context(s->capacity_), options.threads, s->name_));
     return std::unique_ptr<Session>(std::move(s));
   }
 
@@ -78,7 +76,12 @@ class LanguageSession final : public Session {
         position_ = before;
         return s;
       }
-      for (size_t i = 0; i < chunk.size(); ++i) report(done + i, row(step, i));
+      const auto logits = rows(step, chunk.size());
+      if (!logits) {
+        position_ = before;
+        return logits.err();
+      }
+      for (size_t i = 0; i < chunk.size(); ++i) report(done + i, logits->subspan(i * size_t(vocab_), size_t(vocab_)));
       done += chunk.size();
     }
     return ok();
@@ -86,7 +89,7 @@ class LanguageSession final : public Session {
 
   void rewind(int64_t positions) override { position_ = std::clamp<int64_t>(positions, 0, position_); }
   int64_t position() const override { return position_; }
-  KvStats kv_stats() const override { return kv_.stats(position_, capacity_); }
+  KvStats kv_stats() const override { return executor_->kv_stats(position_, capacity_); }
 
  private:
   static int64_t round_up_context(int64_t n) { return int64_t(round_up(uint64_t(n), kKvCapacityMultiple)); }
@@ -149,7 +152,9 @@ class LanguageSession final : public Session {
       }
       ids = ids.subspan(chunk.size());
     }
-    return row(step, 0);
+    auto logits = rows(step, 1);
+    if (!logits) position_ = before;
+    return logits;
   }
 
   Status check(std::span<const int32_t> ids) const {
@@ -171,15 +176,16 @@ class LanguageSession final : public Session {
     set(at_.past, position_);
     set(at_.out, out);
     set(at_.ctx, round_up_context(capacity_));
-    std::memcpy(executor_->arena() + step.ids, ids.data(), ids.size_bytes());
+    PRISM_CHECK(executor_->write(step.ids, {reinterpret_cast<const uint8_t*>(ids.data()), ids.size_bytes()}));
     PRISM_CHECK(executor_->run(*step.entry, dims_));
     position_ += int64_t(ids.size());
     return ok();
   }
 
-  std::span<const float> row(const Step& step, size_t i) const {
-    const auto* logits = reinterpret_cast<const float*>(executor_->arena() + step.logits);
-    return {logits + i * size_t(vocab_), size_t(vocab_)};
+  Result<std::span<const float>> rows(const Step& step, size_t count) const {
+    const size_t values = count * size_t(vocab_);
+    PRISM_TRY(const uint8_t* logits, executor_->read(step.logits, values * sizeof(float)));
+    return std::span(reinterpret_cast<const float*>(logits), values);
   }
 
   std::string name_;
@@ -189,7 +195,6 @@ class LanguageSession final : public Session {
   DimIndices at_;
   std::vector<int64_t> dims_;
   Step prefill_, decode_, verify_;
-  KvCache kv_;
   std::unique_ptr<Executor> executor_;
 };
 

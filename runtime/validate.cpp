@@ -12,6 +12,7 @@ constexpr size_t kMaxDims = 64;
 constexpr int64_t kMaxDim = int64_t(1) << 40;
 constexpr uint64_t kMaxBytes = uint64_t(1) << 46;      // of an arena or the weights
 constexpr uint64_t kMaxScratch = uint64_t(1) << 30;    // per thread
+constexpr int64_t kMaxBlockThreads = 1024, kMaxShared = int64_t(1) << 20;
 constexpr int64_t kMaxKvHeads = 1 << 16, kMaxKvHeadSize = 1 << 16;
 constexpr int64_t kMaxVocab = (int64_t(1) << 31) - 1;  // ids are i32
 
@@ -45,8 +46,8 @@ class Validator {
     PRISM_CHECK(check_names(p_.entries, "entry point", file_, [](auto& e) -> auto& { return e.name; }));
     PRISM_CHECK(check_names(p_.kernels, "kernel", file_, [](auto& k) -> auto& { return k.symbol; }));
     PRISM_CHECK(check_names(p_.weights, "weight", file_, [](auto& w) -> auto& { return w.name; }));
-    for (const Kernel& k : p_.kernels) PRISM_CHECK(kernel(k));
     for (const Code& c : p_.codes) PRISM_CHECK(code(c));
+    for (const Kernel& k : p_.kernels) PRISM_CHECK(kernel(k));
     PRISM_CHECK(weights());
     for (size_t i = 0; i < p_.kv.size(); ++i) PRISM_CHECK(kv_layer(i));
     PRISM_CHECK(range("context length", p_.context_length, 0, kMaxDim));
@@ -66,14 +67,26 @@ class Validator {
   }
 
   Status kernel(const Kernel& k) const {
-    return limit("kernel " + quoted(k.symbol) + ": scratch bytes", k.scratch_bytes, kMaxScratch);
+    const std::string what = "kernel " + quoted(k.symbol);
+    PRISM_CHECK(limit(what + ": scratch bytes", k.scratch_bytes, kMaxScratch));
+    PRISM_CHECK(range(what + ": threads of a block", k.block_threads, 0, kMaxBlockThreads));
+    if (k.block_threads % 32) return error(file_, ": ", what, ": found blocks of ", k.block_threads, " threads, expected a multiple of 32");
+    PRISM_CHECK(range(what + ": shared bytes", k.shared_bytes, 0, kMaxShared));
+    const bool gpu = !p_.codes.empty() && p_.codes[0].target != "cpu";
+    if (gpu != (k.block_threads > 0)) return error(file_, ": ", what, ": found one for a ", gpu ? "CPU" : "GPU", ", expected a ", gpu ? "GPU's" : "CPU's");
+    return ok();
   }
 
   Status code(const Code& c) const {
-    if (c.target != "cpu") return error(file_, ": code: found target ", quoted(c.target), ", expected \"cpu\"");
-    if (c.format != "elf") return error(file_, ": code: found format ", quoted(c.format), ", expected \"elf\"");
-    if (!isa_from_name(c.isa))
-      return error(file_, ": code: found ISA ", quoted(c.isa), ", expected \"generic\", \"avx2\" or \"avx512\"");
+    const bool cuda = c.target == "cuda";
+    if (!cuda && c.target != "cpu" && c.target != "emu")
+      return error(file_, ": code: found target ", quoted(c.target), ", expected \"cpu\", \"cuda\" or \"emu\"");
+    if ((c.target == "cpu") != (p_.codes[0].target == "cpu"))
+      return error(file_, ": code: found targets ", quoted(p_.codes[0].target), " and ", quoted(c.target), ", expected all for CPUs or all for GPUs");
+    const std::string format = cuda ? "cubin" : "elf";
+    if (c.format != format) return error(file_, ": code: found format ", quoted(c.format), ", expected ", quoted(format));
+    if (cuda ? !c.isa.starts_with("sm_") : !isa_from_name(c.isa).has_value())
+      return error(file_, ": code: found ISA ", quoted(c.isa), ", expected ", cuda ? "\"sm_...\"" : "\"generic\", \"avx2\", \"avx512\" or \"amx\"");
     return ok();
   }
 

@@ -163,7 +163,7 @@ Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const Compi
   codegen::GenerateOptions generate;
   if (!o.isa.empty()) generate.isa = rt::isa_from_name(o.isa).value();  // checked by the option
   PRISM_TRY(auto module, gguf::build_module(file));
-  PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline.empty() ? codegen::default_pipeline(generate.isa) : o.pipeline));
+  PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline.empty() ? codegen::default_pipeline(generate.target, generate.isa) : o.pipeline));
   passes::ManagerOptions manager_options;
   if (!o.dump_ir.empty()) {
     std::error_code ec;

@@ -8,6 +8,7 @@ namespace prism::codegen {
 
 struct EmulatedKernels {
   std::vector<uint8_t> code;                 ///< a shared object
+  rt::Isa isa;                               ///< it needs
   std::vector<rt::emu::Kernel> kernels;
 };
 

@@ -21,7 +21,8 @@ struct Chain {
 
 class Append {
  public:
-  Append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) : r_(op, name, dims), b_(r_.b) {}
+  Append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads)
+      : r_(op, name, dims, block_threads), b_(r_.b), work_(r_.work) {}
 
   Result<LoweredKernel> run() {
     struct Part {
@@ -45,11 +46,11 @@ class Append {
           // K is tiled: [head][position/16][size][16].
           const Ex pos = b_.let(past + token);
           const Ex at = b_.let(head * ctx * d + pos / 16 * (d * 16) + pos % 16);
-          b_.for_(0, d, 1, [&](Ex i) { b_.store(keys, at + i * 16, cast(keys.elem, b_.load(x, i))); });
+          work_.over_each(d, [&](Ex i) { b_.store(keys, at + i * 16, cast(keys.elem, b_.load(x, i))); });
         }});
         parts.push_back({val, [=, this](Ex token, Ex head, const Buffer& x) {
           const Ex at = b_.let((head * ctx + past + token) * dv);
-          copy(dv, [&](Ex i, int l) { b_.store(values, at + i, cast(values.elem, b_.load(x, i, l))); });
+          work_.over(dv, [&](Ex i, int l) { b_.store(values, at + i, cast(values.elem, b_.load(x, i, l))); });
         }});
       } else {
         PRISM_TRY(Chain q, trace(v));
@@ -58,7 +59,7 @@ class Append {
         const int64_t heads = q.heads, d = q.size;
         parts.push_back({q, [=, this](Ex token, Ex head, const Buffer& x) {
           const Ex at = b_.let((token * heads + head) * d);
-          copy(d, [&](Ex i, int l) { b_.store(out, at + i, cast(out.elem, b_.load(x, i, l))); });
+          work_.over(d, [&](Ex i, int l) { b_.store(out, at + i, cast(out.elem, b_.load(x, i, l))); });
         }});
       }
     }
@@ -67,7 +68,7 @@ class Append {
       total += p.chain.heads;
       widest = std::max(widest, p.chain.size);
     }
-    const Buffer x = b_.scratch("x", Elem::F32, widest);
+    const Buffer x = work_.memory("x", Elem::F32, widest);
     const Ex token = b_.let(b_.task() / total), slot = b_.let(b_.task() % total);
     int64_t first = 0;
     Status status = ok();
@@ -86,11 +87,6 @@ class Append {
   }
 
  private:
-  void copy(int64_t n, const std::function<void(Ex, int)>& body) {
-    b_.for_(0, n / kLanes * kLanes, kLanes, [&](Ex i) { body(i, kLanes); });
-    b_.for_(n / kLanes * kLanes, n, 1, [&](Ex i) { body(i, 1); });
-  }
-
   Result<Chain> trace(const ir::Value* v) {
     Chain c;
     if (v->type.rank() != 3) return error("append kernel: %", v->name, " is ", v->type.str(), ", expected [tokens, heads, size]");
@@ -115,23 +111,22 @@ class Append {
     int64_t width = 1;
     for (size_t i = 1; i < c.source->type.rank(); ++i) width *= *c.source->type.dim(int(i)).constant();
     const Ex column = b_.let(head * c.size + Ex(c.offset)), at = b_.let(token * width + column);
-    copy(c.size, [&](Ex i, int l) { b_.store(x, i, b_.load(src, at + i, l)); });
+    work_.over(c.size, [&](Ex i, int l) { b_.store(x, i, b_.load(src, at + i, l)); });
     for (const ir::Operation* o : c.steps) {
       if (o->op == Op::RmsNorm) {
-        const Ex acc = b_.var(constant({Elem::F32, kLanes}, 0)), tail = b_.var(constant({Elem::F32, 1}, 0));
-        copy(c.size, [&](Ex i, int l) {
+        const Ex squares = work_.reduce(c.size, Fn::ReduceAdd, [&](Ex i, int l) {
           const Ex v = b_.let(b_.load(x, i, l));
-          b_.assign(l == 1 ? tail : acc, fma(v, v, l == 1 ? tail : acc));
+          return v * v;
         });
-        const Ex mean = (call(Fn::ReduceAdd, {acc}) + tail) * Ex(1.0 / double(c.size));
+        const Ex mean = squares * Ex(1.0 / double(c.size));
         const Ex scale = b_.let(constant({Elem::F32, 1}, 1.0) / call(Fn::Sqrt, {mean + Ex(o->attr<double>("eps"))}));
         const Buffer& w = r_.buffer(o->operand(1));
-        copy(c.size, [&](Ex i, int l) { b_.store(x, i, b_.load(x, i, l) * scale * b_.load(w, i, l)); });
+        work_.over(c.size, [&](Ex i, int l) { b_.store(x, i, b_.load(x, i, l) * scale * b_.load(w, i, l)); });
       } else if (o->op == Op::Rope) {
         PRISM_CHECK(rope(*o, token, c.size, x));
       } else {
         Status status = ok();
-        copy(c.size, [&](Ex i, int l) {
+        work_.over(c.size, [&](Ex i, int l) {
           std::vector<Ex> in{b_.let(b_.load(x, i, l))};
           for (size_t k = 1; k < o->operands().size(); ++k) {
             const ir::Value* v = o->operand(unsigned(k));
@@ -188,7 +183,7 @@ class Append {
       return std::pair(b_.let(call(Fn::CosTurns, {turn})), b_.let(call(Fn::SinTurns, {turn})));
     };
     if (!adjacent) {
-      copy(pairs, [&](Ex i, int l) {
+      work_.over(pairs, [&](Ex i, int l) {
         auto [cosine, sine] = rotate(i, l);
         const Ex u = b_.let(b_.load(x, i, l)), v = b_.let(b_.load(x, i + pairs, l));
         b_.store(x, i, u * cosine - v * sine);
@@ -196,13 +191,13 @@ class Append {
       });
       return ok();
     }
-    const Buffer cs = b_.scratch("cos" + id, Elem::F32, pairs), sn = b_.scratch("sin" + id, Elem::F32, pairs);
-    copy(pairs, [&](Ex i, int l) {
+    const Buffer cs = work_.memory("cos" + id, Elem::F32, pairs), sn = work_.memory("sin" + id, Elem::F32, pairs);
+    work_.over(pairs, [&](Ex i, int l) {
       auto [cosine, sine] = rotate(i, l);
       b_.store(cs, i, cosine);
       b_.store(sn, i, sine);
     });
-    b_.for_(0, pairs, 1, [&](Ex i) {
+    work_.over_each(pairs, [&](Ex i) {
       const Ex u = b_.let(b_.load(x, i * 2)), v = b_.let(b_.load(x, i * 2 + 1));
       const Ex cosine = b_.let(b_.load(cs, i)), sine = b_.let(b_.load(sn, i));
       b_.store(x, i * 2, u * cosine - v * sine);
@@ -213,13 +208,14 @@ class Append {
 
   Region r_;
   Builder& b_;
+  Worker& work_;
   int tables_ = 0;
 };
 
 }  // namespace
 
-Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
-  return Append(op, name, dims).run();
+Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads) {
+  return Append(op, name, dims, block_threads).run();
 }
 
 }  // namespace prism::codegen

@@ -1,5 +1,6 @@
 #include "codegen/kernels/region.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace prism::codegen {
@@ -20,8 +21,8 @@ Elem Region::elem_of(const ir::Type& t) {
   }
 }
 
-Region::Region(const ir::Operation& op, std::string name, std::vector<std::string> dims)
-    : body(*op.body), b(name, std::move(dims)), name_(std::move(name)) {
+Region::Region(const ir::Operation& op, std::string name, std::vector<std::string> dims, int block_threads)
+    : body(*op.body), b(name, std::move(dims), block_threads), work(b), name_(std::move(name)) {
   unsigned i = 0;
   for (const auto& arg : body.args) {
     if (arg->type.is_kv()) {
@@ -31,7 +32,7 @@ Region::Region(const ir::Operation& op, std::string name, std::vector<std::strin
       args.push_back({ArgSource::From::KeyPlane, i});
       args.push_back({ArgSource::From::ValuePlane, i});
     } else {
-      buffers_[arg.get()] = b.arg(arg->name, elem_of(arg->type));
+      buffers_[arg.get()] = b.arg(arg->name, elem_of(arg->type), false, block_threads && op.operand(i)->is_weight());
       args.push_back({ArgSource::From::Operand, i});
     }
     ++i;
@@ -83,7 +84,25 @@ Error Region::unsupported(const ir::Operation& op, const std::string& why) const
   return error("kernel ", name_, ": ", ir::info(op.op).mnemonic, ": ", why);
 }
 
-LoweredKernel Region::finish(ir::Dim tasks) { return {b.finish(), args, tasks}; }
+Buffer Region::workspace(int64_t floats) {
+  workspace_bytes_ = floats * int64_t(sizeof(float));
+  args.push_back({ArgSource::From::Workspace, 0});
+  return b.arg("workspace", Elem::F32, true);
+}
+
+Buffer Region::counters(int64_t n) {
+  counters_ = n;
+  args.push_back({ArgSource::From::Counters, 0});
+  return b.arg("counters", Elem::U32, true);
+}
+
+LoweredKernel Region::finish(ir::Dim tasks) {
+  const bool gpu = b.block_threads() > 0;
+  LoweredKernel k{b.finish(), args, tasks, workspace_bytes_, counters_};
+  const bool waits = std::any_of(k.kernel.body.begin(), k.kernel.body.end(), [](const Stmt& s) { return s.kind == Stmt::Kind::GridWait; });
+  if (gpu && !waits) k.kernel.body.insert(k.kernel.body.begin(), Stmt{Stmt::Kind::GridWait});
+  return k;
+}
 
 Ex activation(const std::string& act, Ex x) {
   if (act == "relu") return max(x, Ex(0.0));
@@ -133,24 +152,6 @@ Ex element_index(ir::Layout layout, int64_t width, Ex row, Ex column) {
 Ex bf16_pairs(Builder& b, Ex low, Ex high) {
   auto rounded = [&](Ex v) { return bitcast({Elem::U32, v.ty().lanes}, v) + 0x8000; };
   return b.let((rounded(low) >> 16) | (rounded(high) & int64_t(0xffff0000)));
-}
-
-void store_q8a(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex lo, Ex hi) {
-  lo = b.let(lo);
-  hi = b.let(hi);
-  const Ex amax = b.let(call(Fn::ReduceMax, {max(call(Fn::Abs, {lo}), call(Fn::Abs, {hi}))}));
-  const Ex d = b.let(amax * Ex(1.0 / 127.0));
-  const Ex inverse = b.let(select(Ex(0.0) < amax, constant({Elem::F32, 1}, 127.0) / amax, constant({Elem::F32, 1}, 0.0)));
-  const Ex q0 = b.let(cast(Elem::I32, call(Fn::RoundEven, {lo * inverse})));
-  const Ex q1 = b.let(cast(Elem::I32, call(Fn::RoundEven, {hi * inverse})));
-  const Ex h0 = b.let(cast(Elem::F32, call(Fn::ReduceAdd, {q0})));
-  const Ex h1 = b.let(cast(Elem::F32, call(Fn::ReduceAdd, {q1})));
-  b.store(out, row + block * 32, cast(Elem::I8, q0));
-  b.store(out, row + block * 32 + 16, cast(Elem::I8, q1));
-  b.store(out, row + Ex(n) + block * 4, d);
-  b.store(out, row + Ex(n + n / 8) + block * 4, d * (h0 + h1));
-  b.store(out, row + Ex(n + n / 4) + block * 8, d * h0);
-  b.store(out, row + Ex(n + n / 4) + block * 8 + 4, d * h1);
 }
 
 Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 
+#include "codegen/kernels/worker.h"
 #include "codegen/kir/kir.h"
 #include "ir/op_info.h"
 #include "runtime/cpu.h"
@@ -11,11 +12,9 @@
 
 namespace prism::codegen {
 
-constexpr int kLanes = 16;  ///< logical vector width of CPU kernels: the row interleave of packed weights
-
 /// Which operand or result of the kernel op an argument of the generated function is.
 struct ArgSource {
-  enum class From : uint8_t { Operand, Result, KeyPlane, ValuePlane } from;
+  enum class From : uint8_t { Operand, Result, KeyPlane, ValuePlane, Workspace, Counters } from;
   unsigned index;
 };
 
@@ -23,14 +22,17 @@ struct LoweredKernel {
   kir::Kernel kernel;
   std::vector<ArgSource> args;
   ir::Dim tasks;
+  int64_t workspace_bytes = 0;   ///< GPUs: between a kernel's own blocks; shared by all kernels
+  int64_t counters = 0;          ///< GPUs: of u32, zero when the kernel begins and again when it ends
 };
 
 class Region {
  public:
-  Region(const ir::Operation& op, std::string name, std::vector<std::string> dims);
+  Region(const ir::Operation& op, std::string name, std::vector<std::string> dims, int block_threads = 0);
 
   const ir::Graph& body;
   kir::Builder b;
+  Worker work;
   std::vector<ArgSource> args;
 
   /// Buffer of a body argument, or of a returned value.
@@ -44,11 +46,15 @@ class Region {
   kir::Ex dim(ir::Dim d);                            ///< value of a size
   static kir::Elem elem_of(const ir::Type& t);       ///< unit of indices of a buffer of that type
   static ir::Dim rows_of(const ir::Type& t);         ///< product of all axes but the last
+  kir::Buffer workspace(int64_t floats);             ///< GPUs: see LoweredKernel
+  kir::Buffer counters(int64_t n);
   Error unsupported(const ir::Operation& op, const std::string& why) const;
+  /// On GPUs a kernel that says nothing else waits for those before it at its beginning.
   LoweredKernel finish(ir::Dim tasks);
 
  private:
   std::string name_;
+  int64_t workspace_bytes_ = 0, counters_ = 0;
   std::map<const ir::Value*, kir::Buffer> buffers_, keys_, values_;
 };
 
@@ -62,12 +68,12 @@ kir::Ex element_index(ir::Layout layout, int64_t width, kir::Ex row, kir::Ex col
 /// Two f32 vectors rounded to bf16 and paired lane by lane, `low` in the low half: a row of a matrix product's operand b.
 kir::Ex bf16_pairs(kir::Builder& b, kir::Ex low, kir::Ex high);
 
-/// Quantizes 32 values (two vectors) into block `block` of the q8a row of `n` elements that starts at byte `row`.
-void store_q8a(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex lo, kir::Ex hi);
+/// block_threads 0: for CPUs
+Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads = 0);
+Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads = 0);
 
+// CPUs
 Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
-Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
-Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 Result<LoweredKernel> lower_flash(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 /// Picks the generator by the region's anchor op.
 Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);

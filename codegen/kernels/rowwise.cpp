@@ -13,7 +13,8 @@ namespace {
 
 class RowWise {
  public:
-  RowWise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) : r_(op, name, dims), b_(r_.b) {}
+  RowWise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads)
+      : r_(op, name, dims, block_threads), b_(r_.b), work_(r_.work) {}
 
   Result<LoweredKernel> run() {
     rows_ = rows_of(r_.body.returns.front());
@@ -58,7 +59,7 @@ class RowWise {
     } else if (r_.is_returned(v)) {
       row = {r_.buffer(v), b_.let(b_.task() * width(v))};
     } else {
-      row = {b_.scratch(v->name, Region::elem_of(v->type), width(v)), Ex(0)};
+      row = {work_.memory(v->name, Region::elem_of(v->type), width(v)), Ex(0)};
     }
     rows_known_[v] = row;
     return row;
@@ -73,23 +74,6 @@ class RowWise {
     b_.store(dst.buffer, dst.tiles ? element_index(dst.tiles->layout, *dst.tiles->dim(-1).constant(), b_.task(), i) : dst.at + i, cast(dst.buffer.elem, value));
   }
 
-  /// body(i, lanes) for vectors of 16 and then single elements.
-  void over(int64_t n, const std::function<void(Ex, int)>& body) {
-    const int64_t whole = n / kLanes * kLanes;
-    b_.for_(0, whole, kLanes, [&](Ex i) { body(i, kLanes); });
-    b_.for_(whole, n, 1, [&](Ex i) { body(i, 1); });
-  }
-
-  /// Sum (or maximum) of f(i) over the row, in a fixed order.
-  Ex reduce(int64_t n, Fn fn, const std::function<Ex(Ex, int)>& f) {
-    const bool add = fn == Fn::ReduceAdd;
-    const double start = add ? 0 : -3.4e38;
-    auto join = [&](Ex a, Ex v) { return add ? a + v : max(a, v); };
-    const Ex acc = b_.var(constant({Elem::F32, kLanes}, start)), tail = b_.var(constant({Elem::F32, 1}, start));
-    over(n, [&](Ex i, int lanes) { b_.assign(lanes == 1 ? tail : acc, join(lanes == 1 ? tail : acc, f(i, lanes))); });
-    return b_.let(join(call(fn, {acc}), tail));
-  }
-
   /// `out` is a view of a row; copied only if it leaves the kernel.
   Status alias(const ir::Value* out, const Row& in) {
     if (!r_.is_returned(out)) {
@@ -97,7 +81,7 @@ class RowWise {
       return ok();
     }
     const Row dst = destination(out);
-    over(width(out), [&](Ex i, int lanes) { put(dst, i, element(in, i, lanes)); });
+    work_.over(width(out), [&](Ex i, int lanes) { put(dst, i, element(in, i, lanes)); });
     return ok();
   }
 
@@ -129,7 +113,7 @@ class RowWise {
         int64_t group = o.attr<int64_t>("group");
         if (group == 0) group = width(out);
         const Row dst = destination(out);
-        b_.for_(0, width(out), 1, [&](Ex i) {
+        work_.over_each(width(out), [&](Ex i) {
           const Ex gate = b_.let(i / group * (2 * group) + i % group);
           put(dst, i, activation(o.attr<std::string>("act"), element(in, gate, 1)) * element(in, gate + group, 1));
         });
@@ -144,7 +128,7 @@ class RowWise {
     }
     const Row dst = destination(out);
     Status status = ok();
-    over(width(out), [&](Ex i, int lanes) {
+    work_.over(width(out), [&](Ex i, int lanes) {
       std::vector<Ex> e;
       for (const Row& row : in) e.push_back(b_.let(element(row, i, lanes)));
       if (auto y = elementwise(o, e)) put(dst, i, *y);
@@ -163,14 +147,14 @@ class RowWise {
       PRISM_TRY(bias, row_of(o.operand(2)));
     }
     Ex mean = constant({Elem::F32, 1}, 0);
-    if (layer) mean = b_.let(reduce(n, Fn::ReduceAdd, [&](Ex i, int l) { return element(x, i, l); }) * Ex(1.0 / double(n)));
-    const Ex squares = reduce(n, Fn::ReduceAdd, [&](Ex i, int l) {
+    if (layer) mean = b_.let(work_.reduce(n, Fn::ReduceAdd, [&](Ex i, int l) { return element(x, i, l); }) * Ex(1.0 / double(n)));
+    const Ex squares = work_.reduce(n, Fn::ReduceAdd, [&](Ex i, int l) {
       const Ex v = b_.let(layer ? element(x, i, l) - mean : element(x, i, l));
       return v * v;
     });
     const Ex scale = b_.let(constant({Elem::F32, 1}, 1.0) / call(Fn::Sqrt, {squares * Ex(1.0 / double(n)) + Ex(o.attr<double>("eps"))}));
     const Row dst = destination(o.result());
-    over(n, [&](Ex i, int l) {
+    work_.over(n, [&](Ex i, int l) {
       Ex y = layer ? (element(x, i, l) - mean) * scale * element(w, i, l) : element(x, i, l) * scale * element(w, i, l);
       if (biased) y = y + element(bias, i, l);
       put(dst, i, y);
@@ -181,12 +165,12 @@ class RowWise {
   Status softmax(const ir::Operation& o) {
     PRISM_TRY(Row x, row_of(o.operand(0)));
     const int64_t n = width(o.result());
-    const Ex top = reduce(n, Fn::ReduceMax, [&](Ex i, int l) { return element(x, i, l); });
+    const Ex top = work_.reduce(n, Fn::ReduceMax, [&](Ex i, int l) { return element(x, i, l); });
     const Row dst = destination(o.result());
-    over(n, [&](Ex i, int l) { put(dst, i, call(Fn::Exp, {element(x, i, l) - top})); });
-    const Ex sum = reduce(n, Fn::ReduceAdd, [&](Ex i, int l) { return element(dst, i, l); });
+    work_.over(n, [&](Ex i, int l) { put(dst, i, call(Fn::Exp, {element(x, i, l) - top})); });
+    const Ex sum = work_.reduce(n, Fn::ReduceAdd, [&](Ex i, int l) { return element(dst, i, l); });
     const Ex inverse = b_.let(constant({Elem::F32, 1}, 1.0) / sum);
-    over(n, [&](Ex i, int l) { put(dst, i, element(dst, i, l) * inverse); });
+    work_.over(n, [&](Ex i, int l) { put(dst, i, element(dst, i, l) * inverse); });
     return ok();
   }
 
@@ -195,9 +179,7 @@ class RowWise {
     PRISM_TRY(Row x, row_of(o.operand(0)));
     const int64_t n = width(o.result());
     const Ex row = b_.let(b_.task() * (n / 32 * ir::info(DType::Q8A).bytes));
-    b_.for_(0, n / 32, 1, [&](Ex k) {
-      store_q8a(b_, r_.buffer(o.result()), row, n, k, element(x, k * 32, kLanes), element(x, k * 32 + kLanes, kLanes));
-    });
+    work_.quantize(r_.buffer(o.result()), row, n, Ex(0), n / 32, [&](Ex i, int lanes) { return element(x, i, lanes); });
     return ok();
   }
 
@@ -215,30 +197,34 @@ class RowWise {
     const Buffer& t = r_.buffer(table);
     const bool packed = table->type.layout == ir::Layout::Rows16;
     if (!ir::info(table->type.dtype).quantized) {
-      if (packed) b_.for_(0, d, 1, [&](Ex i) {
+      if (packed) work_.over_each(d, [&](Ex i) {
         put(dst, i, cast(Elem::F32, b_.load(t, (id / kLanes * d + i) * kLanes + id % kLanes)));
       });
-      else over(d, [&](Ex i, int l) { put(dst, i, cast(Elem::F32, b_.load(t, id * d + i, l))); });
+      else work_.over(d, [&](Ex i, int l) { put(dst, i, cast(Elem::F32, b_.load(t, id * d + i, l))); });
       return ok();
     }
     if (!packed) return r_.unsupported(o, "table " + table->type.str() + " is not packed, expected layout rows16");
     const Ex lane = b_.let(id % kLanes);
-    for_each_block(b_, table->type.dtype, t, b_.let(id / kLanes), d, lane, 0, [&](Ex k, const WeightBlock& w) {
+    auto store = [&](Ex k, const WeightBlock& w) {
       for (int i = 0; i < 32; ++i) put(dst, k * 32 + i, w.value(i));
-    });
+    };
+    const Ex group = b_.let(id / kLanes);
+    if (b_.block_threads()) work_.over_each(d / 32, [&](Ex k) { store(k, weight_block(b_, table->type.dtype, t, group, d, lane, k)); });
+    else for_each_block(b_, table->type.dtype, t, group, d, lane, 0, store);
     return ok();
   }
 
   Region r_;
   Builder& b_;
+  Worker& work_;
   ir::Dim rows_;
   std::map<const ir::Value*, Row> rows_known_;
 };
 
 }  // namespace
 
-Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
-  return RowWise(op, name, dims).run();
+Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads) {
+  return RowWise(op, name, dims, block_threads).run();
 }
 
 }  // namespace prism::codegen

@@ -22,4 +22,8 @@ struct WeightBlock {
 void for_each_block(kir::Builder& b, ir::DType format, const kir::Buffer& w, kir::Ex group, int64_t columns,
                     std::optional<kir::Ex> lane, int64_t prefetch, const std::function<void(kir::Ex, const WeightBlock&)>& fn);
 
+/// Block k of a row or of the 16.
+WeightBlock weight_block(kir::Builder& b, ir::DType format, const kir::Buffer& w, kir::Ex group, int64_t columns,
+                         std::optional<kir::Ex> lane, kir::Ex k);
+
 }  // namespace prism::codegen

@@ -188,12 +188,13 @@ int Builder::new_var(Ty t) {
   return int(kernel_.vars.size()) - 1;
 }
 
-Buffer Builder::arg(std::string name, Elem elem, bool written) {
+Buffer Builder::arg(std::string name, Elem elem, bool written, bool constant) {
   Buffer b;
   b.id = int(kernel_.buffers.size());
   b.elem = elem;
   b.name = std::move(name);
   b.written = written;
+  b.constant = constant;
   kernel_.buffers.push_back(b);
   return b;
 }
@@ -231,7 +232,7 @@ Ex Builder::dim(std::string_view name) const {
     if (kernel_.dims[i] == name) {
       auto n = std::make_shared<Node>();
       n->kind = Kind::Var;
-      n->ty = {Elem::I64, 1};
+      n->ty = task_.ty();
       n->ival = -1 - int64_t(i);
       return Ex(n);
     }
@@ -322,6 +323,7 @@ void Builder::tile_dot(int sum, int a, int b) {
 
 void Builder::barrier() { push({Stmt::Kind::Barrier}); }
 void Builder::warp_sync() { push({Stmt::Kind::WarpSync}); }
+void Builder::grid_wait() { push({Stmt::Kind::GridWait}); }
 
 static Ex effect(Fn fn, Ty ty, const Buffer* buffer, std::vector<Ex> args) {
   Ex e = make(Kind::Call, ty, std::move(args));

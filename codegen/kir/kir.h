@@ -73,6 +73,7 @@ struct Buffer {
   int64_t size = 0;             ///< elements; Scratch, Const, Shared
   int64_t offset = 0;           ///< bytes; Scratch: in the thread's scratch memory, Shared: in the block's
   bool written = false;
+  bool constant = false;        ///< Arg on GPUs: no kernel writes it, so it may be read before the kernels before have ended
   std::vector<float> values;    ///< Const (F32)
 };
 
@@ -135,6 +136,7 @@ struct Stmt {
     Barrier, WarpSync,          // of the block's threads, of the warp's: what was written before is seen after
     AsyncCopy, AsyncCommit, AsyncWait,
     WaitAtLeast,
+    GridWait,                   // until the kernels launched before have ended: see Builder::grid_wait
   } kind;
   int id = -1;                  ///< variable or buffer
   Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a. Prefetch: index.
@@ -174,13 +176,14 @@ class Builder {
  public:
   Builder(std::string name, std::vector<std::string> dims, int block_threads = 0);
 
-  Buffer arg(std::string name, Elem elem, bool written = false);
+  Buffer arg(std::string name, Elem elem, bool written = false, bool constant = false);
   Buffer scratch(std::string name, Elem elem, int64_t size);   ///< per thread, 64-byte aligned
   Buffer table(std::string name, std::vector<float> values);
   Buffer shared(std::string name, Elem elem, int64_t size);    ///< per block
   Ex task() const { return task_; }
   Ex thread() const { return thread_; }                         ///< in the block
-  Ex dim(std::string_view name) const;
+  int block_threads() const { return kernel_.block_threads; }   ///< 0: a CPU kernel
+  Ex dim(std::string_view name) const;                          ///< i64; i32 on GPUs
 
   Ex load(Ty t, const Buffer& b, Ex index);
   Ex load(const Buffer& b, Ex index, int lanes = 1) { return load({b.elem, lanes}, b, index); }
@@ -212,6 +215,8 @@ class Builder {
   void async_commit();                                          ///< closes a group of copies
   void async_wait(int groups);                                  ///< until at most the `groups` newest are under way
   void wait_at_least(const Buffer& counter, Ex index, Ex value);  ///< spins on a u32 that other blocks raise by atomic_add
+  /// A kernel may begin before those before it in the stream have ended. Until here it touches only constant arguments.
+  void grid_wait();
 
   Kernel finish();
 

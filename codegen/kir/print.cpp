@@ -152,6 +152,7 @@ class Printer {
           break;
         case Stmt::Kind::Barrier: out_ << "barrier"; break;
         case Stmt::Kind::WarpSync: out_ << "warp_sync"; break;
+        case Stmt::Kind::GridWait: out_ << "grid_wait"; break;
         case Stmt::Kind::AsyncCommit: out_ << "async_commit"; break;
         case Stmt::Kind::AsyncWait:
           out_ << "async_wait ";

@@ -67,6 +67,7 @@ class Verifier {
     for (const Buffer& b : k_.buffers)
       if (b.space == (gpu_ ? Buffer::Space::Scratch : Buffer::Space::Shared))
         return bad("buffer ", b.name, " is ", gpu_ ? "scratch, which only CPU kernels have" : "shared, which only GPU kernels have");
+    for (const Stmt& s : k_.body) waited_ = waited_ && s.kind != Stmt::Kind::GridWait;  // false until the one there is
     return block(k_.body, false);
   }
 
@@ -74,6 +75,11 @@ class Verifier {
   Status block(const Block& b, bool diverged) {
     for (const Stmt& s : b) {
       PRISM_CHECK(target(s));
+      if (s.kind == Stmt::Kind::GridWait) {
+        if (&b != &k_.body) return bad("grid_wait inside a statement, expected it at the top");
+        if (waited_) return bad("a second grid_wait");
+        waited_ = true;
+      }
       const bool root = s.kind == Stmt::Kind::Let || s.kind == Stmt::Kind::Var || s.kind == Stmt::Kind::Assign;
       for (const Ref& r : {s.a, s.b, s.c})
         if (r) PRISM_CHECK(expr(r, root));
@@ -120,7 +126,7 @@ class Verifier {
             if (t < 0 || size_t(t) >= k_.tiles.size()) return bad("tile", t, " has no shape");
           if (s.kind == Stmt::Kind::TileStore && !buffer(s.id).written) return bad("store to read-only buffer ", buffer(s.id).name);
           break;
-        case Stmt::Kind::Prefetch: case Stmt::Kind::WarpSync: case Stmt::Kind::AsyncCommit: case Stmt::Kind::AsyncWait: break;
+        case Stmt::Kind::Prefetch: case Stmt::Kind::WarpSync: case Stmt::Kind::GridWait: case Stmt::Kind::AsyncCommit: case Stmt::Kind::AsyncWait: break;
       }
     }
     return ok();
@@ -137,6 +143,8 @@ class Verifier {
   }
 
   Status index(int64_t id, const Ref& r) {
+    if (!waited_ && buffer(id).space == Buffer::Space::Arg && !buffer(id).constant)
+      return bad("access to ", buffer(id).name, " before grid_wait");
     if (r->ty == Ty{Elem::I64, 1} || (gpu_ && r->ty == Ty{Elem::I32, 1})) return ok();
     return bad("index of ", buffer(id).name, " is ", str(r->ty), ", expected i64", gpu_ ? " or i32" : "");
   }
@@ -235,6 +243,7 @@ class Verifier {
   const Kernel& k_;
   const bool gpu_;
   Divergence divergence_;
+  bool waited_ = true;       ///< no grid_wait is still to come
   std::set<int> defined_;
   std::set<const Node*> checked_;
 };

@@ -1,5 +1,5 @@
-// CUDA C++ for GPUs and for the emulated device. A kernel takes one struct by value, 8 bytes a member: its buffers, then
-// its dims. Every access names the buffer and a byte offset, so that the emulator can check it.
+// CUDA C++ for GPUs and for the emulated device. A kernel takes one struct by value, 8 bytes a member on GPUs: its buffers, then
+// where its dims are, i64 in device memory, so that a recorded launch can be replayed with others. Every access names the buffer and a byte offset, so that the emulator can check it.
 #include <cmath>
 
 #include "codegen/render/c.h"
@@ -39,12 +39,11 @@ class CudaRenderer final : public CRenderer {
       }
     }
     for (size_t i = 0; i < k.dims.size(); ++i) {
-      const std::string name = "d" + std::to_string(i), comment = ";  // " + k.dims[i] + "\n";
-      members += "  i64 " + name + comment;
-      body += "  const i64 " + name + " = args." + name + comment;
+      body += "  const i32 d" + std::to_string(i) + " = (i32)read<i64>(args.dims, " + std::to_string(8 * i) + ");  // " + k.dims[i] + "\n";
     }
+    members += "  Global dims;\n";
     return s + "struct " + k.name + "_args {\n" + members + "};\nKERNEL(" + std::to_string(k.block_threads) + ") " + k.name + "(ARGS(" +
-           k.name + "_args) args) {\n" + body + "  const i32 task = block_index(), v1 = thread_index();\n";
+           k.name + "_args) args) {\n" + body + "  const i32 task = block_index(), v1 = thread_index();\n  grid_begin();\n";
   }
 
   std::string close(const Kernel&) override { return "}\n\n"; }
@@ -68,8 +67,7 @@ class CudaRenderer final : public CRenderer {
         return std::string(r->fval < 0 ? "-" : "") + "__builtin_bit_cast(f32, 0x7f800000u)";
       case Kind::Load: {
         const Buffer& b = kernel_->buffers[size_t(r->ival)];
-        const bool constant = b.space == Buffer::Space::Arg && !b.written;
-        return (constant ? "read<" : "load<") + type(r->ty) + ">(" + address(b.id, r->args[0]) + ")";
+        return (b.constant ? "read<" : "load<") + type(r->ty) + ">(" + address(b.id, r->args[0]) + ")";
       }
       case Kind::Splat: return "splat<" + type(r->ty) + ">(" + expr(r->args[0]) + ")";
       case Kind::Lane: return expr(r->args[0]) + ".e[" + std::to_string(r->ival) + "]";
@@ -97,7 +95,8 @@ class CudaRenderer final : public CRenderer {
       case Stmt::Kind::Prefetch: return "prefetch(" + address(s.id, s.a) + ")";
       case Stmt::Kind::Barrier: return "barrier()";
       case Stmt::Kind::WarpSync: return "warp_sync()";
-      case Stmt::Kind::AsyncCopy: return "async_copy(" + address(s.id, s.a) + ", " + address(s.source, s.b) + ", " + expr(s.c) + ")";
+      case Stmt::Kind::GridWait: return "grid_wait()";
+      case Stmt::Kind::AsyncCopy: return std::string(kernel_->buffers[size_t(s.source)].constant ? "async_copy_constant(" : "async_copy(") + address(s.id, s.a) + ", " + address(s.source, s.b) + ", " + expr(s.c) + ")";
       case Stmt::Kind::AsyncCommit: return "async_commit()";
       case Stmt::Kind::AsyncWait: return "async_wait<" + std::to_string(s.a->ival) + ">()";
       case Stmt::Kind::WaitAtLeast: return "wait_at_least(" + address(s.id, s.a) + ", " + expr(s.b) + ")";

@@ -46,13 +46,20 @@ template <> struct Constant<8> {
 template <> struct Constant<16> {
   static DEVICE vec<u32, 4> get(const u8* p) {
     vec<u32, 4> v;
-    asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.e[0]), "=r"(v.e[1]), "=r"(v.e[2]), "=r"(v.e[3]) : "l"(p));
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.e[0]), "=r"(v.e[1]), "=r"(v.e[2]), "=r"(v.e[3]) : "l"(p));
     return v;
   }
 };
 template <class T> DEVICE T read(const u8* b, i64 offset) { return __builtin_bit_cast(T, Constant<sizeof(T)>::get(b + offset)); }
 DEVICE void prefetch(const u8* b, i64 offset) { asm volatile("prefetch.global.L2 [%0];" :: "l"(b + offset)); }
 
+#if __CUDA_ARCH__ >= 900
+DEVICE void grid_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+DEVICE void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+#else
+DEVICE void grid_begin() {}
+DEVICE void grid_wait() {}
+#endif
 DEVICE void barrier() { __syncthreads(); }
 DEVICE void warp_sync() { __syncwarp(); }
 template <class T> DEVICE T shuffle_xor(T v, i32 mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
@@ -72,6 +79,7 @@ DEVICE void async_copy(u8* to, i64 offset, const u8* from, i64 source, i32 bytes
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                :: "r"(shared_address(to + offset)), "l"(__cvta_generic_to_global(from + source)), "r"(bytes) : "memory");
 }
+#define async_copy_constant async_copy
 DEVICE void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEVICE void async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
 
@@ -114,14 +122,13 @@ constexpr const char* kEmulated = R"(
 #define KERNEL(threads) extern "C" void
 #define ARGS(T) const T&
 #define CONSTANT static const
-struct Global { i64 index; };
+struct Global { u8* data; i64 bytes, index; };
 struct Shared { i32 begin, bytes; };
 typedef const u8* Table;
-struct EmuMemory { u8* data; i64 bytes; };
 struct EmuHost {
-  const EmuMemory* globals;
-  i32 block, thread;
-  void (*bad_global)(i64 index, i64 offset, i32 bytes, i32 line);
+  i32 block, thread, must_wait;
+  void (*bad_global)(i64 index, i64 offset, i64 size, i32 bytes, i32 line);
+  void (*grid_wait)();
   void (*shared_read)(Shared, i64 offset, void* to, i32 bytes, i32 line);
   void (*shared_write)(Shared, i64 offset, const void* from, i32 bytes, i32 line);
   u8* (*shared_atomic)(Shared, i64 offset, i32 line);
@@ -142,15 +149,22 @@ EmuHost* prism_emu = nullptr;
 DEVICE i32 block_index() { return prism_emu->block; }
 DEVICE i32 thread_index() { return prism_emu->thread; }
 DEVICE Shared shared(i32 begin, i32 bytes) { return {begin, bytes}; }
-DEVICE u8* global_at(Global b, i64 offset, i32 bytes, i32 align, i32 line) {
-  const EmuMemory& m = prism_emu->globals[b.index];
-  if (offset < 0 || offset + bytes > m.bytes || offset % align) prism_emu->bad_global(b.index, offset, bytes, line);
-  return m.data + offset;
+DEVICE u8* constant_at(Global b, i64 offset, i32 bytes, i32 align, i32 line) {
+  if (offset < 0 || offset + bytes > b.bytes || ((i64)b.data + offset) % align) prism_emu->bad_global(b.index, offset, b.bytes, bytes, line);
+  return b.data + offset;
 }
+DEVICE u8* global_at(Global b, i64 offset, i32 bytes, i32 align, i32 line) {
+  if (prism_emu->must_wait) prism_emu->bad_global(b.index, offset, -1, bytes, line);
+  return constant_at(b, offset, bytes, align, line);
+}
+DEVICE void grid_begin() {}
+DEVICE void grid_wait() { prism_emu->grid_wait(); }
 template <class T> DEVICE T load(Global b, i64 offset, LINE) {
   T v; __builtin_memcpy(&v, global_at(b, offset, sizeof v, sizeof v, line), sizeof v); return v;
 }
-template <class T> DEVICE T read(Global b, i64 offset, LINE) { return load<T>(b, offset, line); }
+template <class T> DEVICE T read(Global b, i64 offset, LINE) {
+  T v; __builtin_memcpy(&v, constant_at(b, offset, sizeof v, sizeof v, line), sizeof v); return v;
+}
 template <class T> DEVICE void store(Global b, i64 offset, T v, LINE) {
   __builtin_memcpy(global_at(b, offset, sizeof v, sizeof v, line), &v, sizeof v);
 }
@@ -169,6 +183,9 @@ template <class T> DEVICE T atomic_add(Global b, i64 offset, T v, LINE) { return
 template <class T> DEVICE T atomic_add(Shared b, i64 offset, T v, LINE) { return add_at(prism_emu->shared_atomic(b, offset, line), v); }
 DEVICE void wait_at_least(Global b, i64 offset, u32 v, LINE) {
   prism_emu->wait_at_least(b.index, global_at(b, offset, sizeof v, sizeof v, line), v, line);
+}
+DEVICE void async_copy_constant(Shared to, i64 offset, Global from, i64 source, i32 bytes, LINE) {
+  prism_emu->async_copy(to, offset, bytes ? constant_at(from, source, bytes, 16, line) : nullptr, bytes, line);
 }
 DEVICE void async_copy(Shared to, i64 offset, Global from, i64 source, i32 bytes, LINE) {
   prism_emu->async_copy(to, offset, bytes ? global_at(from, source, bytes, 16, line) : nullptr, bytes, line);

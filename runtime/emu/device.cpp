@@ -33,6 +33,7 @@ struct Copy {
 
 struct Thread {
   enum class State { Ready, Barrier, Warp, Counter, Left } state = State::Ready;
+  bool waited = false;           ///< for the kernels before
   int block, index;              ///< slot, thread of the block
   void* stack_pointer = nullptr;
   int line = 0;                  ///< where it waits
@@ -66,8 +67,8 @@ struct Block {
 /// One launch. Kernels reach it through `current_`: they run on the thread that called launch().
 class Launch {
  public:
-  Launch(const Kernel& kernel, std::vector<GlobalMemory> globals, const Options& options)
-      : kernel_(kernel), globals_(std::move(globals)), random_(options.seed),
+  Launch(const Kernel& kernel, const Options& options)
+      : kernel_(kernel), early_(options.early), random_(options.seed),
         blocks_(size_t(options.blocks_at_once > 0 ? options.blocks_at_once : 2 + int(options.seed % 3))) {}
   ~Launch() {
     if (stacks_ != MAP_FAILED) munmap(stacks_, stack_bytes());
@@ -106,6 +107,7 @@ class Launch {
       ready_.pop_back();
       host_.block = int32_t(block().id);
       host_.thread = running_->index;
+      host_.must_wait = early_ && !running_->waited;
       prism_switch_fiber(&scheduler_, running_->stack_pointer);
     }
   }
@@ -187,7 +189,7 @@ class Launch {
     for (const Block& any : blocks_)
       for (const Thread& t : any.threads)
         if (any.id >= 0 && t.state == Thread::State::Counter)
-          return fail_at(t, "waits for '", kernel_.args[size_t(t.counter_index)], "' to reach ", t.target, ", it stays ", value_of(t));
+          return fail_at(t, "waits for ", name_of(t.counter_index), " to reach ", t.target, ", it stays ", value_of(t));
     fail_at(b.threads[0], "waits for ever");
   }
 
@@ -332,11 +334,14 @@ class Launch {
     return at;
   }
 
-  void bad_global(int64_t index, int64_t offset, int bytes, int line) {
-    const int64_t size = globals_[size_t(index)].bytes;
+  std::string name_of(int64_t index) const {
+    return size_t(index) < kernel_.args.size() ? "'" + kernel_.args[size_t(index)] + "'" : "argument " + std::to_string(index);
+  }
+
+  void bad_global(int64_t index, int64_t offset, int64_t size, int bytes, int line) {
     const bool inside = offset >= 0 && offset + bytes <= size;
-    fail(line, "accesses ", bytes, " bytes of '", kernel_.args[size_t(index)], "' at byte ", offset,
-         inside ? ", which is not aligned" : ", which has " + std::to_string(size));
+    fail(line, "accesses ", bytes, " bytes of ", name_of(index), " at byte ", offset,
+         size < 0 ? " before grid_wait" : inside ? ", which is not aligned" : ", which has " + std::to_string(size));
     stop_on_error();
   }
 
@@ -359,8 +364,13 @@ class Launch {
 
   Host table() {
     Host h = {};
-    h.globals = globals_.data();
-    h.bad_global = [](int64_t index, int64_t offset, int32_t bytes, int32_t line) { current_->bad_global(index, offset, bytes, line); };
+    h.bad_global = [](int64_t index, int64_t offset, int64_t size, int32_t bytes, int32_t line) {
+      current_->bad_global(index, offset, size, bytes, line);
+    };
+    h.grid_wait = [] {
+      current_->running_->waited = true;
+      current_->host_.must_wait = 0;
+    };
     h.shared_read = [](SharedRef b, int64_t offset, void* to, int32_t bytes, int32_t line) {
       Launch& l = *current_;
       l.access(b, offset, bytes, line, "reads", [&](size_t at) { return l.block().shared.read(at, to, size_t(bytes), l.now()); });
@@ -407,7 +417,7 @@ class Launch {
   static thread_local Launch* current_;
 
   const Kernel& kernel_;
-  const std::vector<GlobalMemory> globals_;
+  const bool early_;
   std::mt19937_64 random_;
   std::vector<Block> blocks_;
   void* stacks_ = MAP_FAILED;
@@ -424,21 +434,13 @@ thread_local Launch* Launch::current_ = nullptr;
 
 }  // namespace
 
-Status launch(const CodeObject& code, const Kernel& kernel, int64_t blocks, std::span<const Memory> args,
-              std::span<const int64_t> dims, const Options& options) {
+Status launch(const CodeObject& code, const Kernel& kernel, int64_t blocks, std::span<const Memory> args, const Options& options) {
   auto* function = reinterpret_cast<void (*)(const void*)>(code.symbol(kernel.name));
   auto* host = reinterpret_cast<Host**>(code.symbol("prism_emu"));
   if (!function || !host) return error("kernel '", kernel.name, "': not in this code");
-  if (args.size() != kernel.args.size() || dims.size() != kernel.dims)
-    return error("kernel '", kernel.name, "': found ", args.size(), " buffers and ", dims.size(), " dims, expected ", kernel.args.size(), " and ", kernel.dims);
-  std::vector<GlobalMemory> globals;
-  std::vector<int64_t> values;   // the kernel's argument struct: a buffer is its index
-  for (const Memory& m : args) {
-    values.push_back(int64_t(values.size()));
-    globals.push_back({static_cast<uint8_t*>(m.data), int64_t(m.bytes)});
-  }
-  values.insert(values.end(), dims.begin(), dims.end());
-  return Launch(kernel, std::move(globals), options).run(function, values.data(), host, blocks);
+  std::vector<GlobalMemory> values;   // the kernel's argument struct
+  for (const Memory& m : args) values.push_back({static_cast<uint8_t*>(m.data), int64_t(m.bytes), int64_t(values.size())});
+  return Launch(kernel, options).run(function, values.data(), host, blocks);
 }
 
 }  // namespace prism::rt::emu

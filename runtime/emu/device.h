@@ -20,8 +20,7 @@ struct Kernel {
   };
   std::string name;
   int block_threads = 0;           ///< a multiple of 32
-  std::vector<std::string> args;   ///< buffers, in order
-  size_t dims = 0;
+  std::vector<std::string> args;   ///< buffers, in order, for messages; what is missing is called by its number
   std::vector<Shared> shared;      ///< by rising `begin`
   int64_t shared_bytes = 0;
 };
@@ -34,11 +33,12 @@ struct Memory {
 struct Options {
   uint64_t seed = 1;               ///< decides every order
   int blocks_at_once = 0;          ///< 0: 2 to 4, by the seed
+  bool early = false;              ///< the kernel must wait for those before it
 };
 
 /// Runs `blocks` blocks to their end, or to the first error: "kernel 'k', line 7: block 0, thread 5: ...", the line counted
-/// in the kernels' text. One launch of a code object at a time.
+/// in the kernels' text. The last of `args` is where the dims are. One launch of a code object at a time.
 Status launch(const CodeObject& code, const Kernel& kernel, int64_t blocks, std::span<const Memory> args,
-              std::span<const int64_t> dims, const Options& options = {});
+              const Options& options = {});
 
 }  // namespace prism::rt::emu

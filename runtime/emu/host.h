@@ -9,18 +9,19 @@ struct SharedRef {
   int32_t begin, bytes;
 };
 
+/// A buffer in a kernel's arguments.
 struct GlobalMemory {
   uint8_t* data;
-  int64_t bytes;
+  int64_t bytes, index;
 };
 
 enum class WarpOp : int32_t { Sync, ShuffleXor, LdMatrix, MmaBf16, MmaF16, MmaS8 };
 enum class Math : int32_t { Exp, Tanh, Erf, Exp2, SinTurns, CosTurns, RoundEven };
 
 struct Host {
-  const GlobalMemory* globals;
-  int32_t block, thread;                     ///< who runs
-  void (*bad_global)(int64_t index, int64_t offset, int32_t bytes, int32_t line);
+  int32_t block, thread, must_wait;          ///< who runs; whether it may touch only constants until grid_wait
+  void (*bad_global)(int64_t index, int64_t offset, int64_t size, int32_t bytes, int32_t line);   ///< size -1: before grid_wait
+  void (*grid_wait)();
   void (*shared_read)(SharedRef, int64_t offset, void* to, int32_t bytes, int32_t line);
   void (*shared_write)(SharedRef, int64_t offset, const void* from, int32_t bytes, int32_t line);
   uint8_t* (*shared_atomic)(SharedRef, int64_t offset, int32_t line);   ///< the checked 4 bytes

@@ -16,7 +16,7 @@ namespace {
 Result<std::shared_ptr<rt::Executable>> compile(const std::string& path) {
   PRISM_TRY(auto file, gguf::File::open(path));
   PRISM_TRY(auto module, gguf::build_module(file));
-  PRISM_TRY(auto pipeline, passes::parse_pipeline(codegen::default_pipeline(rt::best_isa())));
+  PRISM_TRY(auto pipeline, passes::parse_pipeline(codegen::default_pipeline("cpu", rt::best_isa())));
   PRISM_CHECK(passes::Manager().run(*module, pipeline));
   PRISM_TRY(auto program, codegen::generate(*module));
   rt::LoadOptions load;

@@ -41,7 +41,10 @@ class Emulated {
 
   /// "" or the error.
   std::string run(int64_t blocks, const std::vector<rt::emu::Memory>& args, const std::vector<int64_t>& dims = {}, uint64_t seed = 1) {
-    const Status status = rt::emu::launch(code_, info_, blocks, args, dims, {.seed = seed});
+    std::vector<int64_t> values = dims;
+    std::vector<rt::emu::Memory> all = args;
+    all.push_back(memory(values));
+    const Status status = rt::emu::launch(code_, info_, blocks, all, {.seed = seed});
     return status ? "" : status.message();
   }
 

@@ -133,7 +133,7 @@ const std::vector<Corruption> kCorruptions = {
     {"kernel 0: found no name", [](auto& p) { p.kernels[0].symbol = ""; }},
     {"scratch bytes: found 18446744073709551615", [](auto& p) { p.kernels[0].scratch_bytes = UINT64_MAX; }},
     {"code: found none", [](auto& p) { p.codes.clear(); }},
-    {"found target \"abacus\", expected \"cpu\"", [](auto& p) { p.codes[0].target = "abacus"; }},
+    {"found target \"abacus\", expected \"cpu\", \"cuda\" or \"emu\"", [](auto& p) { p.codes[0].target = "abacus"; }},
     {"found format \"coff\", expected \"elf\"", [](auto& p) { p.codes[0].format = "coff"; }},
     {"found ISA \"avx1024\"", [](auto& p) { p.codes[0].isa = "avx1024"; }},
     {"found ISA \"line?break\"", [](auto& p) { p.codes[0].isa = "line\nbreak"; }},

@@ -1,0 +1,9 @@
+#include "codegen/kernels/gpu/gpu.h"
+
+namespace prism::codegen {
+
+Result<LoweredKernel> lower_gpu_flash_prefill(const ir::Operation&, const std::string& name, const std::vector<std::string>&) {
+  return error("kernel ", name, ": flash_prefill has no GPU lowering yet");
+}
+
+}  // namespace prism::codegen

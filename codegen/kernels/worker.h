@@ -1,0 +1,44 @@
+// How the work on one row is spread: over the lanes of vectors on CPUs, over the threads of a block on GPUs. Kernels that
+// compute rows are written once with it.
+#pragma once
+
+#include <functional>
+
+#include "codegen/kir/kir.h"
+
+namespace prism::codegen {
+
+constexpr int kLanes = 16;  ///< logical vector width of CPU kernels: the row interleave of packed weights
+
+class Worker {
+ public:
+  explicit Worker(kir::Builder& b) : b_(b) {}
+
+  /// Memory for a row's intermediate values: a thread's on CPUs, a block's on GPUs.
+  kir::Buffer memory(const std::string& name, kir::Elem elem, int64_t n);
+  /// body(i, lanes) for all i of [0, n): vectors and then single elements; afterwards everybody sees what was stored.
+  void over(int64_t n, const std::function<void(kir::Ex, int)>& body);
+  /// The same with single elements only.
+  void over_each(int64_t n, const std::function<void(kir::Ex)>& body);
+  /// Sum (ReduceAdd) or maximum (ReduceMax) of the f32 values f(i, lanes) over [0, n), in a fixed order; known to everybody.
+  kir::Ex reduce(int64_t n, kir::Fn fn, const std::function<kir::Ex(kir::Ex, int)>& f);
+  /// Quantizes values(i, lanes), i of [32 * first, 32 * (first + blocks)), into the q8a row of `n` elements that starts at byte `row`.
+  void quantize(const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex first, int64_t blocks, const std::function<kir::Ex(kir::Ex, int)>& values);
+
+ private:
+  bool gpu() const { return b_.block_threads() > 0; }
+  kir::Ex join(kir::Fn fn, kir::Ex a, kir::Ex v) const { return fn == kir::Fn::ReduceAdd ? a + v : max(a, v); }
+
+  kir::Builder& b_;
+  int partials_ = 0;
+};
+
+/// GPUs: the sum or maximum of the warp's values (`lanes` of them at a time, 2 to 32), in every lane.
+kir::Ex warp_reduce(kir::Builder& b, kir::Fn fn, kir::Ex value, int lanes = 32);
+
+/// Quantizes 32 values into block `block` of the q8a row of `n` elements that starts at byte `row`: two vectors on CPUs; on GPUs a
+/// value of each lane of a warp.
+void store_q8a(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex lo, kir::Ex hi);
+void store_q8a_warp(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex value);
+
+}  // namespace prism::codegen

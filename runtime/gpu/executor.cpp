@@ -1,0 +1,203 @@
+#include "runtime/gpu/executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/gpu/device_program.h"
+#include "runtime/kv_cache.h"
+#include "runtime/prx_format.h"
+
+namespace prism::rt::gpu {
+namespace {
+
+/// Memory of a driver, given back when it goes out of scope.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  DeviceMemory(DeviceMemory&& o) noexcept { *this = std::move(o); }
+  DeviceMemory& operator=(DeviceMemory&& o) noexcept {
+    std::swap(driver_, o.driver_);
+    std::swap(at_, o.at_);
+    return *this;
+  }
+  ~DeviceMemory() {
+    if (at_) driver_->free(at_);
+  }
+  static Result<DeviceMemory> zeroed(Driver& driver, uint64_t bytes, const std::string& what) {
+    DeviceMemory m;
+    m.driver_ = &driver;
+    PRISM_TRY(m.at_, driver.allocate(bytes, what));
+    PRISM_CHECK(driver.zero(m.at_, bytes));
+    return m;
+  }
+  Address operator+(uint64_t offset) const { return at_ + offset; }
+
+ private:
+  Driver* driver_ = nullptr;
+  Address at_ = 0;
+};
+
+class HostMemory {
+ public:
+  explicit HostMemory(Driver& driver) : driver_(driver) {}
+  HostMemory(const HostMemory&) = delete;
+  ~HostMemory() {
+    if (data_) driver_.free_host(data_);
+  }
+  /// At least `bytes` bytes, as they were if there were enough.
+  Status reserve(uint64_t bytes) {
+    if (bytes <= bytes_) return ok();
+    if (data_) driver_.free_host(data_);
+    data_ = nullptr;
+    bytes_ = 0;
+    PRISM_TRY(data_, driver_.allocate_host(bytes));
+    bytes_ = bytes;
+    return ok();
+  }
+  uint8_t* data() const { return static_cast<uint8_t*>(data_); }
+
+ private:
+  Driver& driver_;
+  void* data_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+bool depends_on_dims(const Expr& e) {
+  for (size_t i = 0; i < e.code.size(); i += 2)
+    if (e.code[i] == Expr::Dim) return true;
+  return false;
+}
+
+class GpuExecutor final : public Executor {
+ public:
+  GpuExecutor(std::shared_ptr<const Executable> exe, const std::string& name)
+      : Executor(std::move(exe), name), program_(*exe_->gpu()), driver_(program_.driver()), staged_(driver_), result_(driver_) {}
+
+  Status init(int64_t capacity) {
+    const Program& p = exe_->program();
+    const std::string cache = kv_cache_name(name_, capacity);
+    PRISM_TRY(kv_, KvLayout::create(p.kv, capacity, cache));
+    PRISM_TRY(cache_, DeviceMemory::zeroed(driver_, kv_.bytes(), cache));
+    PRISM_TRY(arena_, DeviceMemory::zeroed(driver_, arena_bytes(), name_ + ": arena"));
+    dims_bytes_ = p.dims.size() * sizeof(int64_t);
+    PRISM_TRY(dims_, DeviceMemory::zeroed(driver_, std::max<uint64_t>(dims_bytes_, sizeof(int64_t)), name_ + ": dims"));
+    uint64_t input_bytes = 0;
+    for (const EntryPoint& e : p.entries) input_bytes = std::max(input_bytes, most_input_bytes(e));
+    PRISM_CHECK(staged_.reserve(dims_bytes_ + input_bytes));
+    for (const EntryPoint& e : p.entries) entries_.push_back(bind(e));
+    return ok();
+  }
+
+  Status write(uint64_t offset, std::span<const uint8_t> from) override {
+    // One input at a time is all that entry points have so far; it goes along with the dims.
+    input_ = {offset, from.size()};
+    if (from.size() > input_room_) return error(name_, ": input of ", from.size(), " bytes, expected at most ", input_room_);
+    std::memcpy(staged_.data() + dims_bytes_, from.data(), from.size());
+    return ok();
+  }
+
+  Status run(const EntryPoint& entry, std::span<const int64_t> dims) override {
+    PRISM_CHECK(check_dims(entry, dims));
+    for (int64_t d : dims)
+      if (d > INT32_MAX) return error(name_, ": entry point ", quoted(entry.name), ": found a dim of ", d, ", a GPU's kernels expect at most ", INT32_MAX);
+    BoundEntry& bound = entries_[size_t(&entry - exe_->program().entries.data())];
+    for (size_t i = 0; i < bound.launches.size(); ++i) {
+      PRISM_TRY(bound.launches[i].blocks, tasks(entry, i, dims, INT32_MAX));
+    }
+    std::memcpy(staged_.data(), dims.data(), dims.size_bytes());
+    if (!bound.replayable) return submit(bound);
+    if (!bound.graph || bound.recorded != input_) {
+      PRISM_CHECK(driver_.begin_recording());
+      const Status submitted = submit(bound);
+      auto graph = driver_.end_recording();  // ends it also when something failed
+      PRISM_CHECK(submitted);
+      if (!graph) return graph.err();
+      bound.graph = std::move(*graph);
+      bound.recorded = input_;
+    }
+    return driver_.replay(*bound.graph);
+  }
+
+  Result<const uint8_t*> read(uint64_t offset, uint64_t bytes) override {
+    PRISM_CHECK(result_.reserve(bytes));
+    PRISM_CHECK(driver_.download_later(result_.data(), arena_ + offset, bytes));
+    PRISM_CHECK(driver_.synchronize());
+    return result_.data();
+  }
+
+  KvStats kv_stats(int64_t positions, int64_t capacity) const override { return kv_.stats(positions, capacity); }
+
+ private:
+  struct BoundEntry {
+    std::vector<Address> args;  // of all launches
+    std::vector<Launch> launches;
+    bool replayable = true;     // every number of blocks is constant
+    std::unique_ptr<Graph> graph;
+    std::pair<uint64_t, uint64_t> recorded;
+  };
+
+  uint64_t most_input_bytes(const EntryPoint& e) {
+    uint64_t bytes = 0;
+    for (const Slot& s : e.inputs) {
+      uint64_t values = 1;
+      for (const Expr& d : s.shape) values *= uint64_t(*d.evaluate(e.dim_max));  // validated
+      bytes = std::max(bytes, values * sizeof(float));
+    }
+    input_room_ = std::max(input_room_, bytes);
+    return bytes;
+  }
+
+  BoundEntry bind(const EntryPoint& entry) const {
+    const Program& p = exe_->program();
+    const auto address = [&](const Arg& a) -> Address {
+      switch (a.space) {
+        case Space::Arena: return arena_ + a.offset;
+        case Space::Weight: return program_.weights() + p.weights[a.index].offset + a.offset;
+        case Space::KvK: return cache_ + (kv_.k(a.index) + a.offset);
+        case Space::KvV: return cache_ + (kv_.v(a.index) + a.offset);
+      }
+      __builtin_unreachable();  // validated
+    };
+    BoundEntry bound;
+    for (const rt::Launch& l : entry.launches) {
+      for (const Arg& a : l.args) bound.args.push_back(address(a));
+      bound.args.push_back(dims_ + 0);
+    }
+    const Address* args = bound.args.data();
+    for (const rt::Launch& l : entry.launches) {
+      const Kernel& k = p.kernels[l.kernel];
+      const size_t count = l.args.size() + 1;
+      // The first one follows a copy; the others may begin early, as they wait themselves.
+      bound.launches.push_back({program_.function(l.kernel), 0, int(k.block_threads), k.shared_bytes, {args, count}, !bound.launches.empty()});
+      args += count;
+      bound.replayable = bound.replayable && !depends_on_dims(l.tasks);
+    }
+    return bound;
+  }
+
+  Status submit(const BoundEntry& entry) {
+    PRISM_CHECK(driver_.upload_later(dims_ + 0, staged_.data(), dims_bytes_));
+    PRISM_CHECK(driver_.upload_later(arena_ + input_.first, staged_.data() + dims_bytes_, input_.second));
+    for (const Launch& l : entry.launches) PRISM_CHECK(driver_.launch(l));
+    return ok();
+  }
+
+  const DeviceProgram& program_;
+  Driver& driver_;
+  KvLayout kv_;
+  DeviceMemory cache_, arena_, dims_;
+  uint64_t dims_bytes_ = 0, input_room_ = 0;
+  HostMemory staged_, result_;                 // dims and then the input; what was read
+  std::pair<uint64_t, uint64_t> input_ = {0, 0};  // offset in the arena, bytes
+  std::vector<BoundEntry> entries_;            // as Program::entries
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Executor>> create_executor(std::shared_ptr<const Executable> exe, int64_t capacity, const std::string& name) {
+  auto e = std::make_unique<GpuExecutor>(std::move(exe), name);
+  PRISM_CHECK(e->init(capacity));
+  return std::unique_ptr<Executor>(std::move(e));
+}
+
+}  // namespace prism::rt::gpu
