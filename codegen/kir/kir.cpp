@@ -277,7 +277,7 @@ void Builder::assign(Ex var, Ex value) {
   blocks_.back()->push_back({Stmt::Kind::Assign, int(var.node->ival), value.node, {}, {}, {}, {}});
 }
 
-void Builder::for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& body) {
+void Builder::for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& body, int unroll) {
   if (begin.constant() && end.constant() && *end.constant() <= *begin.constant()) return;
   unify(begin, end);  // a loop counts in the type of its bounds
   const Ty index = begin.ty();
@@ -288,6 +288,7 @@ void Builder::for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& bod
   body(var_ref(id, index));
   blocks_.pop_back();
   blocks_.back()->push_back({Stmt::Kind::For, id, begin.node, end.node, step.node, std::move(inner), {}});
+  blocks_.back()->back().unroll = unroll;
 }
 
 void Builder::if_(Ex cond, const std::function<void()>& then, const std::function<void()>& otherwise) {

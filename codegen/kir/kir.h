@@ -145,6 +145,7 @@ struct Stmt {
   Block body, otherwise;
   int tile[3] = {};             ///< TileDot: sum, a, b; the others use tile[0]
   int source = -1;              ///< AsyncCopy: the buffer copied from
+  int unroll = 0;               ///< For
 };
 
 /// A matrix register (AMX): rows of bytes.
@@ -193,7 +194,7 @@ class Builder {
   Ex var(Ex init);                                              ///< mutable
   void assign(Ex var, Ex value);
   void prefetch(const Buffer& b, Ex index);                     ///< a hint; the index may be past the end
-  void for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& body);
+  void for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& body, int unroll = 0);   ///< GPUs: 0 = as the compiler likes
   void use_tiles(std::vector<TileShape> shapes);
   void tile_zero(int t);
   void tile_load(int t, const Buffer& b, Ex index, Ex row_bytes);

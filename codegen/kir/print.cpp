@@ -134,6 +134,7 @@ class Printer {
           expr(s.b);
           out_ << " step ";
           expr(s.c);
+          if (s.unroll) out_ << " unroll " << s.unroll;
           out_ << " {\n";
           block(s.body, depth + 1);
           out_ << pad << "}";

@@ -91,6 +91,7 @@ void CRenderer::block(const Block& b, int depth) {
       case Stmt::Kind::Store: out_ += pad + store(s.b->ty, address(s.id, s.a), expr(s.b)) + ";\n"; break;
       case Stmt::Kind::StoreN: out_ += pad + store_n(s.b->ty, address(s.id, s.a), expr(s.b), expr(s.c)) + ";\n"; break;
       case Stmt::Kind::For:
+        if (s.unroll) out_ += pad + "#pragma unroll " + std::to_string(s.unroll) + "\n";
         out_ += pad + "for (" + type(kernel_->vars[size_t(s.id)]) + " " + v + " = " + expr(s.a) + "; " + v + " < " + expr(s.b) + "; " + v + " += " + expr(s.c) + ") {\n";
         block(s.body, depth + 1);
         out_ += pad + "}\n";

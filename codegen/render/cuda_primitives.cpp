@@ -16,7 +16,7 @@ DEVICE f32 abs_f32(f32 x) { return __builtin_bit_cast(f32, __builtin_bit_cast(u3
 )";
 
 constexpr const char* kDevice = R"(
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #define ARGS(T) const __grid_constant__ T
 #define CONSTANT __constant__ const
 typedef u8* Global; typedef u8* Shared; typedef const u8* Table;

@@ -15,19 +15,20 @@ class Epilogue {
   /// Computes and stores the region's results for the sums y[row * stride + column]: rows [0, rows) are tokens t0.., columns
   /// [0, columns) are outputs n0.. of the linear. Columns past the linear's are left out. All threads of the block call it after a
   /// barrier; bias is added here.
-  Status emit(const kir::Buffer& y, int64_t stride, kir::Ex t0, kir::Ex rows, int most_rows, kir::Ex n0, int64_t columns);
+  Status emit(const kir::Buffer& y, int64_t stride, kir::Ex t0, kir::Ex rows, kir::Ex n0, int64_t columns);
 
  private:
   struct Place {
     kir::Ex token, row, column;   ///< token t, row of the tile, column of the value
   };
   Result<kir::Ex> value(const ir::Value* v, const Place& at);
-  bool after_glu(const ir::Value* v) const;
+  static bool after_glu(const ir::Value* v);
+  bool per_column(const ir::Value* v) const;   ///< the same for all rows
 
   Region& r_;
   kir::Builder& b_;
-  const ir::Operation& linear_;
   int64_t n_;                     ///< outputs of the linear
+  ir::Dim rows_of_x_;
   bool glu_ = false, quantize_ = false;
   kir::Buffer y_;
   int64_t stride_ = 0;

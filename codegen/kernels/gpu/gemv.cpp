@@ -1,9 +1,343 @@
+// y = x w^T for few rows, bound by the reading of w: each weight is read once for up to 4 tokens, 16 bytes a thread, two or
+// three of them under way. A block has groups of 16 outputs; its warps share the columns and add their sums in a fixed order, so that a
+// token's result has the same bits whatever the tokens beside it.
+//
+// Quantized (Rows16, codegen/pack.h): 16 lanes have a block of 32 columns; lane 4j+r reads words j and j+4 of rows 4r..4r+3.
+// Dense (row-major): a warp has 4 rows, a lane 16 bytes of each.
+#include <bit>
+
+#include "codegen/kernels/gpu/epilogue.h"
 #include "codegen/kernels/gpu/gpu.h"
+#include "codegen/pack.h"
 
 namespace prism::codegen {
 
-Result<LoweredKernel> lower_gpu_gemv(const ir::Operation&, const std::string& name, const std::vector<std::string>&) {
-  return error("kernel ", name, ": gemv has no GPU lowering yet");
+using namespace kir;
+using ir::DType;
+using ir::Op;
+
+namespace {
+
+constexpr int kRows = 16;        // of a group
+constexpr int kTokens = 4;       // at once
+constexpr int kMaxWarps = 16;    // of a block
+
+struct Shape {
+  const ir::Operation* linear = nullptr;
+  int64_t n = 0, k = 0;
+  DType format = DType::F32;
+  int64_t groups = 1;            ///< of 16 rows in a block
+  int warps = 0;                 ///< of a group
+  bool quantized() const { return ir::info(format).quantized; }
+};
+
+Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
+  Shape s;
+  for (const ir::Operation& o : op.body->ops) {
+    if (o.op == Op::Linear && s.linear) return error("kernel ", name, ": two linears in one kernel");
+    if (o.op == Op::Linear) s.linear = &o;
+    if (o.op == Op::Glu || o.op == Op::Quantize) s.groups *= 2;
+  }
+  const ir::Type &w = s.linear->operand(1)->type, &x = s.linear->operand(0)->type;
+  s.n = *w.dim(0).constant();
+  s.k = *w.dim(1).constant();
+  s.format = w.dtype;
+  const bool packed = w.layout == ir::Layout::Rows16;
+  if (s.quantized() != packed || s.quantized() != (x.dtype == DType::Q8A) || s.linear->operand(0)->kind != ir::Value::Kind::Argument)
+    return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected q8a with rows16, or f32 with row-major floats");
+  const int64_t most = std::max<int64_t>(1, s.k / (s.quantized() ? 32 * 8 : 32 * 16));
+  s.warps = int(std::clamp<int64_t>(int64_t(std::bit_floor(uint64_t(most))), s.quantized() ? 2 : 4, kMaxWarps / s.groups));
+  return s;
+}
+
+class Gemv {
+ public:
+  Gemv(const ir::Operation& op, const Shape& s, const std::string& name, const std::vector<std::string>& dims)
+      : s_(s), r_(op, name, dims, int(s.groups) * s.warps * 32), b_(r_.b), epilogue_(r_, *s.linear),
+        x_(r_.buffer(s.linear->operand(0))), w_(r_.buffer(s.linear->operand(1))) {}
+
+  Result<LoweredKernel> run() {
+    const ir::Dim rows = Region::rows_of(s_.linear->operand(0)->type);
+    const int64_t columns = s_.groups * kRows;
+    const bool single = rows == ir::Dim(1);
+    tokens_ = single ? 1 : kTokens;
+    sums_ = s_.quantized() ? s_.warps : s_.warps / 4;
+    partial_ = b_.shared("partial", Elem::F32, s_.groups * sums_ * tokens_ * kRows);
+    y_ = b_.shared("y", Elem::F32, tokens_ * columns);
+    warp_ = b_.let(b_.thread() / 32);
+    lane_ = b_.let(b_.thread() % 32);
+    slot_ = b_.let(warp_ / s_.warps);                       // the thread's group in the block
+    group_ = b_.let(b_.task() * s_.groups + slot_);
+    Status status = ok();
+    if (single) {
+      status = tile(Ex(0), Ex(1), true);
+    } else {
+      b_.grid_wait();
+      const Ex m = b_.let(r_.dim(rows));
+      b_.for_(constant({Elem::I32, 1}, 0), m, kTokens, [&](Ex t0) { status = tile(t0, b_.let(min(m - t0, Ex(kTokens))), false); });
+    }
+    PRISM_CHECK(status);
+    return r_.finish(ir::Dim((s_.n + columns - 1) / columns));
+  }
+
+ private:
+  using Raw = std::vector<Ex>;
+
+  /// Tokens t0.. of which `count` are there. With `wait` the weights' first loads begin before the kernels before have ended.
+  Status tile(Ex t0, Ex count, bool wait) {
+    last_token_ = b_.let(t0 + count - Ex(1));
+    if (s_.quantized()) quantized(t0, wait);
+    else dense(t0, wait);
+    b_.barrier();
+    const int64_t columns = s_.groups * kRows;
+    b_.for_(b_.thread(), tokens_ * columns, b_.block_threads(), [&](Ex i) {
+      const Ex t = b_.let(i / columns), c = b_.let(i % columns), at = b_.let((c / kRows * (sums_ * tokens_) + t) * kRows + c % kRows);
+      Ex sum = b_.load(partial_, at);
+      for (int64_t p = 1; p < sums_; ++p) sum = sum + b_.load(partial_, at + Ex(p * tokens_ * kRows));
+      b_.store(y_, i, sum);
+    });
+    b_.barrier();
+    return epilogue_.emit(y_, columns, t0, count, b_.let(b_.task() * columns), columns);
+  }
+
+  /// Loads under way beside the one in use: more where registers are free.
+  int ahead() const { return tokens_ == 1 ? 2 : 1; }
+
+  Ex token(Ex t0, int t) { return t == 0 ? t0 : min(t0 + Ex(t), last_token_); }
+
+  /// Calls compute(i, raw) for i = first, first + step, ... below `end`, raw(i) having been loaded ahead() steps before.
+  void stream(Ex first, int64_t end, int64_t step, bool wait, const std::function<Raw(Ex)>& raw, const std::function<void(Ex, const Raw&)>& compute) {
+    std::vector<Raw> stages;
+    for (int a = 0; a <= ahead(); ++a) {
+      Raw vars;
+      for (Ex e : raw(b_.let(min(first + Ex(a * step), Ex(end - 1))))) vars.push_back(b_.var(e));
+      stages.push_back(vars);
+    }
+    if (wait) b_.grid_wait();
+    prepare();
+    b_.for_(first, end, step, [&](Ex i) {
+      compute(i, stages[0]);
+      for (int a = 0; a < ahead(); ++a)
+        for (size_t v = 0; v < stages[0].size(); ++v) b_.assign(stages[size_t(a)][v], stages[size_t(a + 1)][v]);
+      const Raw next = raw(b_.let(min(i + Ex((ahead() + 1) * step), Ex(end - 1))));
+      for (size_t v = 0; v < next.size(); ++v) b_.assign(stages.back()[v], next[v]);
+    }, 1);
+  }
+
+  /// Where the tokens' rows of x begin; after grid_wait as the dims' values may be used.
+  void prepare() {
+    row_.clear();
+    const int64_t row = s_.quantized() ? s_.k / 32 * ir::info(DType::Q8A).bytes : s_.k;
+    for (int t = 0; t < tokens_; ++t) row_.push_back(b_.let(token(t0_, t) * row));
+  }
+
+  void reset(Ex t0) {
+    t0_ = t0;
+    acc_.clear();
+    for (int i = 0; i < tokens_ * 4; ++i) acc_.push_back(b_.var(constant({Elem::F32, 1}, 0)));
+  }
+
+  /// Adds `masks` lanes apart and stores the sums of rows quad * 4.. as partial number `p` of the group.
+  void store_sums(std::initializer_list<int> masks, Ex writes, Ex quad, Ex p) {
+    for (Ex& a : acc_) {
+      Ex v = a;
+      for (int mask : masks) v = b_.let(v + b_.shuffle_xor(v, mask));
+      a = v;
+    }
+    b_.if_(writes, [&] {
+      for (int t = 0; t < tokens_; ++t) {
+        std::vector<Ex> rows(acc_.begin() + t * 4, acc_.begin() + t * 4 + 4);
+        b_.store(partial_, ((slot_ * sums_ + p) * tokens_ + Ex(t)) * kRows + quad * 4, pack(rows));
+      }
+    });
+  }
+
+  // --- quantized -----------------------------------------------------------------------------------------------------
+
+  void quantized(Ex t0, bool wait) {
+    reset(t0);
+    const int64_t half_warps = 2 * s_.warps;
+    quad_ = b_.let(lane_ % 4);
+    word_ = b_.let(lane_ % 16 / 4);
+    const Ex first = b_.let(warp_ % s_.warps * 2 + lane_ / 16);
+    base_ = b_.let(cast(Elem::I64, group_) * rows16_group_bytes(s_.format, s_.k));
+    stream(first, s_.k / 32, half_warps, wait, [&](Ex k) { return block(k); }, [&](Ex k, const Raw& raw) { multiply(k, raw); });
+    store_sums({4, 8, 16}, lane_ < Ex(4), quad_, b_.let(warp_ % s_.warps));
+  }
+
+  Ex words(Ex at) { return b_.load({Elem::U32, 4}, w_, at + cast(Elem::I64, quad_ * 16)); }
+  Ex halves(Ex at) { return b_.load({Elem::F16, 4}, w_, at + cast(Elem::I64, quad_ * 8)); }
+  Ex bytes(Elem e, Ex at) { return b_.load({e, 4}, w_, at + cast(Elem::I64, quad_ * 4)); }
+  Ex word_offset() { return cast(Elem::I64, word_ * 64); }
+
+  /// What a lane loads of the group's block k: quants, then high bits, then scales (and minima).
+  Raw block(Ex k) {
+    if (ir::info(s_.format).block == 32) {
+      const Ex at = b_.let(base_ + cast(Elem::I64, k) * rows16_block_bytes(s_.format));
+      switch (s_.format) {
+        case DType::Q4_0: return {words(at + Ex(32) + word_offset()), halves(at)};
+        case DType::Q4_1: return {words(at + Ex(64) + word_offset()), halves(at), halves(at + Ex(32))};
+        case DType::Q5_0: return {words(at + Ex(96) + word_offset()), words(at + Ex(32)), halves(at)};
+        case DType::Q5_1: return {words(at + Ex(128) + word_offset()), words(at + Ex(64)), halves(at), halves(at + Ex(32))};
+        default: return {words(at + Ex(32) + word_offset()), words(at + Ex(288) + word_offset()), halves(at)};  // Q8_0
+      }
+    }
+    const bool q6 = s_.format == DType::Q6_K;
+    const int64_t header = q6 ? 32 : 64, part = (rows16_block_bytes(s_.format) - header) / 8;
+    const Ex unit = b_.let(base_ + cast(Elem::I64, k / 8) * rows16_block_bytes(s_.format));
+    const Ex p = b_.let(unit + Ex(header) + cast(Elem::I64, k % 8 * part));
+    switch (s_.format) {
+      case DType::Q4_K: return {words(p + Ex(32) + word_offset()), halves(unit), halves(unit + Ex(32)), bytes(Elem::U8, p), bytes(Elem::U8, p + Ex(16))};
+      case DType::Q5_K:
+        return {words(p + Ex(96) + word_offset()), words(p + Ex(32)), halves(unit), halves(unit + Ex(32)), bytes(Elem::U8, p), bytes(Elem::U8, p + Ex(16))};
+      default: return {words(p + Ex(32) + word_offset()), words(p + Ex(288)), words(p + Ex(352)), halves(unit), bytes(Elem::I8, p), bytes(Elem::I8, p + Ex(16))};  // Q6_K
+    }
+  }
+
+  /// Words j and j+4 of row i (of the lane's four) as unsigned bytes, and value = scale * byte + minimum.
+  struct Weights {
+    Ex word[2], scale[2], minimum[2];   ///< Q6_K: each word has its own
+  };
+
+  Weights weights(const Raw& raw, int i) {
+    auto f32 = [&](const Ex& v) { return cast(Elem::F32, lane(v, i)); };
+    auto nibbles = [&](Weights& w) {
+      const Ex q = lane(raw[0], i);
+      w.word[0] = b_.let(q & 0x0f0f0f0f);
+      w.word[1] = b_.let((q >> 4) & 0x0f0f0f0f);
+    };
+    const Ex shift = cast(Elem::U32, word_);
+    auto fifth = [&](Weights& w) {
+      const Ex plane = b_.let(lane(raw[1], i) >> shift);
+      w.word[0] = b_.let(w.word[0] | ((plane & 0x01010101) << 4));
+      w.word[1] = b_.let(w.word[1] | (plane & 0x10101010));   // bit j+4 is where it belongs
+    };
+    Weights w;
+    switch (s_.format) {
+      case DType::Q4_0: nibbles(w); w.scale[0] = f32(raw[1]); w.minimum[0] = f32(raw[1]) * Ex(-8.0); break;
+      case DType::Q4_1: nibbles(w); w.scale[0] = f32(raw[1]); w.minimum[0] = f32(raw[2]); break;
+      case DType::Q5_0: nibbles(w); fifth(w); w.scale[0] = f32(raw[2]); w.minimum[0] = f32(raw[2]) * Ex(-16.0); break;
+      case DType::Q5_1: nibbles(w); fifth(w); w.scale[0] = f32(raw[2]); w.minimum[0] = f32(raw[3]); break;
+      case DType::Q4_K:
+        nibbles(w);
+        w.scale[0] = f32(raw[1]) * f32(raw[3]);
+        w.minimum[0] = (Ex(0.0) - f32(raw[2])) * f32(raw[4]);
+        break;
+      case DType::Q5_K:
+        nibbles(w);
+        fifth(w);
+        w.scale[0] = f32(raw[2]) * f32(raw[4]);
+        w.minimum[0] = (Ex(0.0) - f32(raw[3])) * f32(raw[5]);
+        break;
+      case DType::Q6_K: {
+        nibbles(w);
+        const Ex twice = b_.let(shift * 2);
+        for (int p = 0; p < 2; ++p) {
+          w.word[p] = b_.let(w.word[p] | (((lane(raw[size_t(1 + p)], i) >> twice) & 0x03030303) << 4));
+          w.scale[p] = b_.let(f32(raw[3]) * f32(raw[size_t(4 + p)]));
+          w.minimum[p] = w.scale[p] * Ex(-32.0);
+        }
+        break;
+      }
+      default:  // Q8_0, stored with 128 added
+        w.word[0] = lane(raw[0], i);
+        w.word[1] = lane(raw[1], i);
+        w.scale[0] = f32(raw[2]);
+        w.minimum[0] = f32(raw[2]) * Ex(-128.0);
+    }
+    w.scale[0] = b_.let(w.scale[0]);
+    w.minimum[0] = b_.let(w.minimum[0]);
+    return w;
+  }
+
+  /// A token's values of a block: two words of int8, their scale, and the sums that minima multiply, which one of the four
+  /// lanes that share a row's block adds.
+  struct Activations {
+    Ex word[2], scale, sum[2];
+  };
+
+  Activations activations(int t, Ex k, int parts) {
+    const Ex row = row_[size_t(t)], q = b_.let(row + k * 32 + word_ * 4);
+    Activations x;
+    for (int p = 0; p < 2; ++p) x.word[p] = b_.let(b_.load({Elem::I32, 1}, x_, q + Ex(16 * p)));
+    x.scale = b_.let(b_.load({Elem::F32, 1}, x_, row + Ex(s_.k) + k * 4));
+    for (int p = 0; p < parts; ++p) {
+      const Ex at = parts == 1 ? row + Ex(s_.k + s_.k / 8) + k * 4 : row + Ex(s_.k + s_.k / 4 + 4 * p) + k * 8;
+      x.sum[p] = b_.let(select(word_ == Ex(0), b_.load({Elem::F32, 1}, x_, at), constant({Elem::F32, 1}, 0)));
+    }
+    return x;
+  }
+
+  void multiply(Ex k, const Raw& raw) {
+    const int parts = s_.format == DType::Q6_K ? 2 : 1;
+    std::vector<Activations> x;
+    for (int t = 0; t < tokens_; ++t) x.push_back(activations(t, k, parts));
+    const Ex zero = constant({Elem::I32, 1}, 0);
+    for (int i = 0; i < 4; ++i) {
+      const Weights w = weights(raw, i);
+      for (int t = 0; t < tokens_; ++t) {
+        const Ex acc = acc_[size_t(t * 4 + i)];
+        const Activations& v = x[size_t(t)];
+        const Ex low = b_.let(call(Fn::Dot4, {zero, w.word[0], v.word[0]}));
+        const Ex high = b_.let(call(Fn::Dot4, {parts == 1 ? low : zero, w.word[1], v.word[1]}));
+        if (parts == 2) b_.assign(acc, fma(cast(Elem::F32, low), w.scale[0] * v.scale, acc));
+        b_.assign(acc, fma(cast(Elem::F32, high), w.scale[parts - 1] * v.scale, acc));
+        for (int p = 0; p < parts; ++p) b_.assign(acc, fma(w.minimum[p], v.sum[p], acc));
+      }
+    }
+  }
+
+  // --- dense ---------------------------------------------------------------------------------------------------------
+
+  void dense(Ex t0, bool wait) {
+    reset(t0);
+    const int64_t widest = 16 / elem_bytes(w_.elem), chunk = s_.k % widest == 0 ? widest : 1, segments = s_.warps / 4;
+    const Ex mine = b_.let(warp_ % s_.warps), quad = b_.let(mine % 4), segment = b_.let(mine / 4);
+    std::vector<Ex> begin;  // of the warp's rows; past the last row that row again
+    for (int i = 0; i < 4; ++i) begin.push_back(b_.let(cast(Elem::I64, min(group_ * kRows + quad * 4 + Ex(i), Ex(s_.n - 1))) * s_.k));
+    stream(b_.let(segment * 32 + lane_), s_.k / chunk, segments * 32, wait,
+           [&](Ex c) {
+             Raw raw;
+             for (int i = 0; i < 4; ++i) raw.push_back(b_.load({w_.elem, int(chunk)}, w_, begin[size_t(i)] + cast(Elem::I64, c * chunk)));
+             return raw;
+           },
+           [&](Ex c, const Raw& raw) {
+             std::vector<Ex> w;
+             for (int i = 0; i < 4; ++i)
+               for (int64_t e = 0; e < chunk; ++e) w.push_back(b_.let(cast(Elem::F32, chunk == 1 ? raw[size_t(i)] : lane(raw[size_t(i)], int(e)))));
+             for (int t = 0; t < tokens_; ++t) {
+               const int64_t piece = std::min<int64_t>(chunk, 4);
+               for (int64_t e = 0; e < chunk; e += piece) {
+                 const Ex x = b_.let(b_.load({Elem::F32, int(piece)}, x_, row_[size_t(t)] + c * chunk + Ex(e)));
+                 for (int64_t p = 0; p < piece; ++p)
+                   for (int i = 0; i < 4; ++i) {
+                     const Ex acc = acc_[size_t(t * 4 + i)];
+                     b_.assign(acc, fma(w[size_t(i * chunk + e + p)], piece == 1 ? x : lane(x, int(p)), acc));
+                   }
+               }
+             }
+           });
+    store_sums({1, 2, 4, 8, 16}, lane_ == Ex(0), quad, segment);
+  }
+
+  const Shape s_;
+  Region r_;
+  Builder& b_;
+  Epilogue epilogue_;
+  const Buffer &x_, &w_;
+  int64_t tokens_ = 1, sums_ = 1;  ///< sums_: of a group's output, from different warps
+  Buffer partial_;                 ///< [group of the block][sum][token][16]
+  Buffer y_;                       ///< [token][output of the block]
+  Ex warp_, lane_, slot_, group_, last_token_, t0_;
+  Ex quad_, word_, base_;          ///< quantized: the lane's rows and words; the group's first byte
+  std::vector<Ex> row_, acc_;      ///< by token; by token and row of the quad
+};
+
+}  // namespace
+
+Result<LoweredKernel> lower_gpu_gemv(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
+  PRISM_TRY(const Shape s, shape_of(op, name));
+  return Gemv(op, s, name, dims).run();
 }
 
 }  // namespace prism::codegen

@@ -1,0 +1,101 @@
+// Linears of few rows on the emulated device, every format, against the reference evaluator.
+#include "gpu_kernel_fixture.h"
+
+namespace prism {
+namespace {
+
+struct Shape {
+  int64_t n, k;
+};
+
+/// Runs f32[?seq,k] -> f32 entries at several lengths; one row at a time gives the same bits.
+void check(GpuKernelFixture& f, const std::string& name, int64_t width, double tolerance, float scale = 1) {
+  ir::Evaluator evaluator(f.original());
+  for (int64_t seq : {1, 3, 8, 13}) {
+    const auto x = normal_floats(size_t(seq * width), unsigned(seq), scale);
+    auto want = evaluator.run(*f.original().graph(name), {{"x", tensor_of({seq, width}, x)}}, {{"seq", seq}, {"past", 0}});
+    ASSERT_TRUE(want) << name << ": " << want.message();
+    const auto got = f.run(name, {x.data()}, {{"seq", seq}});
+    ASSERT_TRUE(got) << name << ": " << got.message();
+    EXPECT_LT(largest_relative_error(as_floats((*got)[0]), (*want)[0].f), tolerance) << name << " seq " << seq;
+    for (int64_t r : {int64_t(0), seq - 1}) {
+      const auto row = f.run(name, {x.data() + r * width}, {{"seq", 1}});
+      ASSERT_TRUE(row) << row.message();
+      const size_t bytes = (*got)[0].size() / size_t(seq);
+      EXPECT_EQ((*row)[0], std::vector<uint8_t>((*got)[0].begin() + ptrdiff_t(size_t(r) * bytes), (*got)[0].begin() + ptrdiff_t(size_t(r + 1) * bytes)))
+          << name << " seq " << seq << " row " << r << ": bits differ alone";
+    }
+  }
+}
+
+std::string graph(const std::string& name, const std::string& rows, const std::string& format, Shape s) {
+  const std::string n = std::to_string(s.n), k = std::to_string(s.k);
+  return "  graph @" + name + "(%x: f32[" + rows + "," + k + "]) -> (f32[" + rows + "," + n + "]) {\n    %y = linear(%x, @w_" + format + "_" + n + "_" + k +
+         ") : f32[" + rows + "," + n + "]\n    return %y\n  }\n";
+}
+
+TEST(GpuGemv, EveryFormatAtManyShapes) {
+  const Shape shapes[] = {{50, 512}, {16, 256}, {33, 768}, {96, 2048}, {17, 1536}};
+  for (DType t : kFormats) {
+    const std::string f(ir::info(t).name);
+    std::string text = "module @linears level=graph {\n  dim ?seq in [1,64]\n", graphs;
+    for (Shape s : shapes) {
+      text += "  weight @w_" + f + "_" + std::to_string(s.n) + "_" + std::to_string(s.k) + " : " + f + "[" + std::to_string(s.n) + "," + std::to_string(s.k) + "]\n";
+      graphs += graph("rows_" + std::to_string(s.n), "?seq", f, s) + graph("row_" + std::to_string(s.n), "1", f, s);
+    }
+    auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Few);
+    ASSERT_TRUE(fixture) << fixture.message();
+    (*fixture)->expect_compiles();
+    for (Shape s : shapes) {
+      check(**fixture, "rows_" + std::to_string(s.n), s.k, 1e-5);
+      // The kernel for one row has the same bits as that for several.
+      const auto x = normal_floats(size_t(s.k), 5);
+      const auto one = (*fixture)->run("row_" + std::to_string(s.n), {x.data()}, {}), same = (*fixture)->run("rows_" + std::to_string(s.n), {x.data()}, {{"seq", 1}});
+      ASSERT_TRUE(one && same);
+      EXPECT_EQ((*one)[0], (*same)[0]) << f << " " << s.n;
+    }
+  }
+}
+
+TEST(GpuGemv, BlocksOf32AndOddColumns) {
+  // 576 columns are no multiple of 256; 37 fill no 16 bytes.
+  std::string text = "module @linears level=graph {\n  dim ?seq in [1,64]\n", graphs;
+  std::vector<std::pair<std::string, int64_t>> names;
+  for (DType t : kFormats) {
+    if (ir::info(t).block > 32) continue;
+    const std::string f(ir::info(t).name);
+    for (Shape s : {Shape{40, 576}, Shape{48, 32}, Shape{21, ir::info(t).quantized ? 96 : 37}}) {
+      text += "  weight @w_" + f + "_" + std::to_string(s.n) + "_" + std::to_string(s.k) + " : " + f + "[" + std::to_string(s.n) + "," + std::to_string(s.k) + "]\n";
+      names.push_back({f + "_" + std::to_string(s.n), s.k});
+      graphs += graph(names.back().first, "?seq", f, s);
+    }
+  }
+  auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Few);
+  ASSERT_TRUE(fixture) << fixture.message();
+  (*fixture)->expect_compiles();
+  for (const auto& [name, k] : names) check(**fixture, name, k, 1e-5);
+}
+
+TEST(GpuGemv, Epilogues) {
+  std::string weights, graphs;
+  std::vector<std::string> names;
+  for (const std::string f : {"bf16", "q4_1", "q6_k"}) {
+    weights += "  weight @gu_" + f + " : " + f + "[512,512]\n  weight @down_" + f + " : " + f + "[48,256]\n  weight @same_" + f + " : " + f + "[512,512]\n";
+    graphs += "  graph @mlp_" + f + "(%x: f32[?seq,512]) -> (f32[?seq,48]) {\n"
+              "    %y = linear(%x, @gu_" + f + ") : f32[?seq,512]\n    %g = glu(%y) {act=silu, group=16} : f32[?seq,256]\n"
+              "    %z = linear(%g, @down_" + f + ", @bias) : f32[?seq,48]\n    %a = softcap(%z) {cap=3.0} : f32[?seq,48]\n    return %a\n  }\n";
+    graphs += "  graph @residual_" + f + "(%x: f32[?seq,512]) -> (f32[?seq,512]) {\n"
+              "    %y = linear(%x, @same_" + f + ") : f32[?seq,512]\n    %r = add(%y, %x) : f32[?seq,512]\n    %s = mul(%r, @scale) : f32[?seq,512]\n"
+              "    %g = gelu(%s) {approximate=tanh} : f32[?seq,512]\n    return %g\n  }\n";
+    names.push_back("mlp_" + f);
+    names.push_back("residual_" + f);
+  }
+  auto fixture = GpuKernelFixture::create("module @m level=graph {\n  dim ?seq in [1,64]\n  weight @bias : f32[48]\n  weight @scale : f32[512]\n" + weights + graphs + "}\n", GpuRows::Few);
+  ASSERT_TRUE(fixture) << fixture.message();
+  (*fixture)->expect_compiles();
+  // Where the evaluator's sum rounds the other way in mlp, one activation of 256 moves by 1/127 of its block's largest.
+  for (const std::string& name : names) check(**fixture, name, 512, name.starts_with("mlp") ? 1e-3 : 1e-5, 0.01f);
+}
+
+}  // namespace
+}  // namespace prism
