@@ -12,7 +12,7 @@ namespace prism::tools {
 namespace {
 
 struct Options {
-  std::string model, isa;
+  std::string model, isa, target;
   int64_t prompt = 512, count = 128, depth = 0;
   unsigned threads = 2, repeats = 5;
   bool json = false;
@@ -34,7 +34,7 @@ struct Samples {
 
 Status run(const Options& o) {
   using Clock = std::chrono::steady_clock;
-  PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}}));
+  PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}, o.target}));
   const rt::Program& p = model.executable->program();
   PRISM_TRY(auto session, about(o.model, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1})));
   // Any ids do; a fixed sequence that wanders over the vocabulary.
@@ -92,6 +92,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   c->add_option("-t,--threads", o->threads, "Threads")->capture_default_str()->check(CLI::Range(1, 1024));
   c->add_option("-r,--repeats", o->repeats, "Counted rounds, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
   c->add_option("-d,--depth", o->depth, "Positions already in the cache")->capture_default_str()->check(CLI::NonNegativeNumber);
+  add_target(*c, o->target);
   add_isa(*c, o->isa);
   c->add_flag("--json", o->json, "Print JSON");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });

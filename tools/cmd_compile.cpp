@@ -10,14 +10,14 @@ namespace prism::tools {
 namespace {
 
 struct Options {
-  std::string model, out, target = "cpu";
+  std::string model, out, target;
   CompileOptions compile;
   bool embed = false;
 };
 
-Status run(const Options& o) {
+Status run(Options o) {
   const auto start = std::chrono::steady_clock::now();
-  if (o.target != "cpu") return error("--target: found '", o.target, "', expected cpu");
+  PRISM_TRY(o.compile.target, parse_target(o.target));
   PRISM_TRY(auto file, gguf::File::open(o.model));
   auto progress = stderr_progress();
   PRISM_TRY(auto compiled, compile_gguf(file, o.compile));
@@ -26,8 +26,10 @@ Status run(const Options& o) {
   }
   const double compiled_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   PRISM_CHECK(rt::write_executable(compiled.program, o.out, o.embed ? compiled.fill : rt::WeightFiller(), progress));
-  fprintf(stderr, "%s: %zu kernels for %s in %.2f s, %s\n", o.out.c_str(), compiled.program.kernels.size(),
-          compiled.program.codes.at(0).isa.c_str(), compiled_s,
+  std::string isas;
+  for (const rt::Code& c : compiled.program.codes)
+    if (isas.find(c.isa) == isas.npos) isas += (isas.empty() ? "" : ", ") + c.isa;
+  fprintf(stderr, "%s: %zu kernels for %s in %.2f s, %s\n", o.out.c_str(), compiled.program.kernels.size(), isas.c_str(), compiled_s,
           o.embed ? "weights embedded" : ("weights stay in " + compiled.program.model.path).c_str());
   return ok();
 }
@@ -39,9 +41,9 @@ void add_compile(CLI::App& app, Action& chosen) {
   CLI::App* c = app.add_subcommand("compile", "Compile a GGUF model into an executable (.prx)");
   c->add_option("model", o->model, "GGUF file")->required();
   c->add_option("-o,--output", o->out, "The .prx to write")->required();
-  c->add_option("--target", o->target, "cpu")->capture_default_str();
+  add_target(*c, o->target);
   add_isa(*c, o->compile.isa);
-  c->add_option("--pipeline", o->compile.pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"; default: cpu, or cpu-amx with --isa amx");
+  c->add_option("--pipeline", o->compile.pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"; default: cpu, cpu-amx with --isa amx, gpu");
   c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the GGUF file");
   c->add_option("--dump-ir", o->compile.dump_ir, "Folder for the IR after each pass and the kernels' text");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });

@@ -12,7 +12,7 @@ namespace prism::tools {
 namespace {
 
 struct Options {
-  std::string model, ids, out, isa;
+  std::string model, ids, out, isa, target;
   unsigned threads = 0;
   bool reference = false, prefill = false;
 };
@@ -30,7 +30,7 @@ Status run(const Options& o) {
   if (o.reference) {
     PRISM_TRY(session, reference_session(o.model));
   } else {
-    PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}}));
+    PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}, o.target}));
     PRISM_TRY(session, about(o.model, rt::Session::create(model.executable, {o.threads, int64_t(ids.size())})));
   }
   const std::string partial = o.out + ".partial";
@@ -68,6 +68,7 @@ void add_eval(CLI::App& app, Action& chosen) {
   c->add_flag("--prefill", o->prefill, "Logits as a prompt's kernels compute them instead of those that generate (slower)");
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32 weights, activations and cache)");
   c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->check(CLI::Range(0, 1024));
+  add_target(*c, o->target);
   add_isa(*c, o->isa);
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }

@@ -17,7 +17,7 @@ using Clock = std::chrono::steady_clock;
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 struct RunOptions {
-  std::string model, prompt, isa;
+  std::string model, prompt, isa, target;
   int64_t count = 128, context = 0;
   unsigned threads = 0;
   bool json = false, reference = false, ignore_end = false;
@@ -34,7 +34,7 @@ Status run(const RunOptions& o) {
     PRISM_TRY(session, reference_session(o.model));
     PRISM_TRY(tokenizer, load_tokenizer(o.model));
   } else {
-    PRISM_TRY(model, load_model(o.model, {o.threads, {o.isa}}));
+    PRISM_TRY(model, load_model(o.model, {o.threads, {o.isa}, o.target}));
     PRISM_TRY(tokenizer, gguf::Tokenizer::create(*model.metadata));
   }
   PRISM_TRY(auto encoded, tokenizer->encode(o.prompt));
@@ -129,6 +129,7 @@ void add_run(CLI::App& app, Action& chosen) {
   c->add_option("--seed", o->sampler.seed, "Seed of the random draw")->capture_default_str();
   c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));
   c->add_option("--ctx", o->context, "Positions the KV cache holds; 0 = 4096 or what the run needs")->check(CLI::NonNegativeNumber);
+  add_target(*c, o->target);
   add_isa(*c, o->isa);
   c->add_flag("--ignore-eos", o->ignore_end, "Go on after the model's end-of-text token");
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32, slow)");

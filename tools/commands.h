@@ -16,6 +16,11 @@ inline void add_isa(CLI::App& command, std::string& isa) {
       ->check(CLI::IsMember({"generic", "avx2", "avx512", "amx"}));
 }
 
+/// --target: see tools/target.h.
+inline void add_target(CLI::App& command, std::string& target) {
+  command.add_option("--target", target, "cpu, cuda (this machine's GPU), cuda:sm_80,sm_90a (named GPUs) or emu (a GPU emulated on the CPU, slow); default: cpu");
+}
+
 /// Each adds the subcommand; its action is stored in `chosen` when the user picks it.
 void add_run(CLI::App& app, Action& chosen);
 void add_compile(CLI::App& app, Action& chosen);

@@ -23,6 +23,7 @@
 #include "frontends/gguf/model.h"
 #include "ir/text.h"
 #include "passes/pass.h"
+#include "runtime/gpu/driver.h"
 #include "runtime/prx_format.h"
 #include "runtime/thread_pool.h"
 
@@ -68,6 +69,8 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   const uint64_t facts[] = {build_stamp(), f.bytes().size(), uint64_t(s.st_mtim.tv_sec), uint64_t(s.st_mtim.tv_nsec)};
   add(facts, sizeof facts);
   add(o.isa.data(), o.isa.size());
+  const std::string target = o.target.text();
+  add(target.data(), target.size());
   add(o.pipeline.data(), o.pipeline.size());
   add(f.bytes().data(), size_t(f.header_bytes()));
   for (const gguf::TensorInfo& t : f.tensors()) add(f.data(t), size_t(std::min<uint64_t>(t.bytes, 256)));
@@ -104,6 +107,30 @@ Result<std::shared_ptr<gguf::File>> referenced_model(const rt::ModelReference& m
     return file;
   }
   return error(prx, ": model file ", model.path, ": not found, nor beside the .prx; put it back or compile with --embed-weights");
+}
+
+/// A .prx for GPUs without code for this machine's: compiled again from its IR. `data` receives the new code.
+Status compile_again(rt::PrxFile& file, const std::string& arch, std::vector<std::vector<uint8_t>>& data) {
+  const std::jthread announcement = announce("compiling for this GPU");
+  rt::Program& p = file.program;
+  if (p.ir.empty()) return error(file.path, ": found neither code for ", arch, " nor the IR to compile it from");
+  PRISM_TRY(auto module, ir::from_binary(p.ir, file.path));
+  CompileOptions options;
+  options.target = {"cuda", {arch}};
+  PRISM_TRY(rt::Program made, compile_module(*module, options));
+  const auto same = [](const rt::Weight& a, const rt::Weight& b) { return a.name == b.name && a.layout == b.layout && a.offset == b.offset && a.bytes == b.bytes; };
+  if (!std::equal(p.weights.begin(), p.weights.end(), made.weights.begin(), made.weights.end(), same))
+    return error(file.path, ": its weights are packed for another pipeline than this Prism's, compile its model again");
+  PRISM_CHECK(rt::validate(made, file.path));
+  file.code.clear();
+  for (rt::Code& c : made.codes) data.push_back(std::move(c.data));
+  for (const auto& d : data) file.code.push_back(d);
+  p.codes = std::move(made.codes);
+  p.kernels = std::move(made.kernels);
+  p.entries = std::move(made.entries);
+  p.dims = std::move(made.dims);
+  p.kv = std::move(made.kv);
+  return ok();
 }
 
 }  // namespace
@@ -158,35 +185,41 @@ Result<rt::ModelReference> reference_to(const gguf::File& f, unsigned threads) {
   return rt::ModelReference{fs::absolute(f.name()).string(), bytes.size(), XXH3_64bits(hashes.data(), 8 * hashes.size())};
 }
 
-Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {
-  const std::jthread announcement = announce("compiling");
+Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
   codegen::GenerateOptions generate;
+  generate.target = o.target.device;
+  generate.archs = o.target.archs;
   if (!o.isa.empty()) generate.isa = rt::isa_from_name(o.isa).value();  // checked by the option
-  PRISM_TRY(auto module, gguf::build_module(file));
   PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline.empty() ? codegen::default_pipeline(generate.target, generate.isa) : o.pipeline));
   passes::ManagerOptions manager_options;
   if (!o.dump_ir.empty()) {
     std::error_code ec;
     fs::create_directories(o.dump_ir, ec);
     if (ec) return error(o.dump_ir, ": cannot create: ", ec.message());
-    PRISM_CHECK(write_text(fs::path(o.dump_ir) / "00-frontend.prism", ir::print(*module)));
-    manager_options.after_pass = [&](const passes::PipelineStep& step, size_t index, const ir::Module& m) {
+    PRISM_CHECK(write_text(fs::path(o.dump_ir) / "00-frontend.prism", ir::print(m)));
+    manager_options.after_pass = [&](const passes::PipelineStep& step, size_t index, const ir::Module& now) {
       char number[8];
       snprintf(number, sizeof number, "%02zu-", index + 1);
-      return write_text(fs::path(o.dump_ir) / (number + std::string(step.pass->name) + ".prism"), ir::print(m));
+      return write_text(fs::path(o.dump_ir) / (number + std::string(step.pass->name) + ".prism"), ir::print(now));
     };
     generate.dump = [&](const std::string& name, const std::string& text) { (void)bool(write_text(fs::path(o.dump_ir) / name, text)); };
     manager_options.reproducer = (fs::path(o.dump_ir) / "reproducer.prism").string();
   }
-  const std::string ir_before = ir::to_binary(*module);
-  passes::Manager manager(manager_options);
-  PRISM_CHECK(manager.run(*module, pipeline));
-  if (module->level != ir::Level::Plan)
-    return error("--pipeline: the module is at level ", ir::level_name(module->level), " after it, expected plan; end it with plan-memory");
-  PRISM_TRY(auto program, codegen::generate(*module, generate));
+  std::string before = ir::to_binary(m);
+  PRISM_CHECK(passes::Manager(manager_options).run(m, pipeline));
+  if (m.level != ir::Level::Plan)
+    return error("--pipeline: the module is at level ", ir::level_name(m.level), " after it, expected plan; end it with plan-memory");
+  PRISM_TRY(auto program, codegen::generate(m, generate));
+  program.ir = std::move(before);
+  return program;
+}
+
+Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {
+  const std::jthread announcement = announce("compiling");
+  PRISM_TRY(auto module, gguf::build_module(file));
+  PRISM_TRY(auto program, compile_module(*module, o));
   static constexpr std::string_view kKept[] = {"tokenizer.", "general."};
   program.metadata = gguf::extract_metadata(*file, kKept);
-  program.ir = ir_before;
   PRISM_TRY(program.name, file->get_string("general.name", ""));
   if (program.name.empty()) program.name = fs::path(file->name()).stem().string();
   return CompiledModel{std::move(program), filler(file)};
@@ -206,6 +239,7 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
   if (kind == FileKind::Gguf) {
     PRISM_TRY(file, gguf::File::open(path));
     CompileOptions compile = options.compile;
+    PRISM_TRY(compile.target, parse_target(options.target));
     if (compile.isa.empty()) compile.isa = rt::isa_name(rt::best_isa());
     const fs::path folder = fs::path(codegen::cache_directory()) / "models";
     std::error_code ec;
@@ -227,6 +261,15 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
   } else {
     PRISM_TRY(rt::PrxFile opened, rt::open_prx(path));
     const auto& codes = opened.program.codes;
+    const std::string device = options.target.substr(0, options.target.find(':'));
+    if (!device.empty() && (codes.empty() || codes[0].target != device))
+      return error(path, ": --target: found code for ", codes.empty() ? "nothing" : codes[0].target, ", expected ", device, "; compile its model again");
+    std::vector<std::vector<uint8_t>> data;
+    if (!codes.empty() && codes[0].target == "cuda") {
+      PRISM_TRY(const auto driver, rt::gpu::open_cuda());
+      const std::string arch = driver->info().arch;
+      if (std::none_of(codes.begin(), codes.end(), [&](const rt::Code& c) { return c.isa == arch; })) PRISM_CHECK(compile_again(opened, arch, data));
+    }
     const std::string& isa = options.compile.isa;
     if (!isa.empty() && std::none_of(codes.begin(), codes.end(), [&](const rt::Code& c) { return c.isa == isa; }))
       return error(path, ": --isa: found code for ", codes.empty() ? "nothing" : codes[0].isa, ", expected ", isa, "; compile its model again");

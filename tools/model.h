@@ -7,13 +7,15 @@
 #include "frontends/gguf/tokenizer.h"
 #include "ir/module.h"
 #include "runtime/session.h"
+#include "tools/target.h"
 
 namespace prism::tools {
 
 struct CompileOptions {
-  std::string isa;        ///< empty = this machine's best
-  std::string pipeline;   ///< empty = the one made for the isa
+  std::string isa;        ///< cpu: empty = this machine's best
+  std::string pipeline;   ///< empty = the one made for the target
   std::string dump_ir;    ///< folder for the module after every pass and the kernels' text
+  Target target;
 };
 
 /// A compiled GGUF file and where its weights come from.
@@ -22,6 +24,8 @@ struct CompiledModel {
   rt::WeightFiller fill;
 };
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& options);
+/// Program of a module as frontends make it; its weights are the module's.
+Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& options);
 /// What a .prx without weights records of its model file, so that it runs with no other: every byte counts. 0 threads = all cores.
 Result<rt::ModelReference> reference_to(const gguf::File& file, unsigned threads = 0);
 
@@ -34,6 +38,7 @@ struct Model {
 struct ModelOptions {
   unsigned threads = 0;
   CompileOptions compile;
+  std::string target;     ///< --target; of a .prx: what it must be for, empty = what it is for
 };
 /// The tokenizer's and other facts that a .prx keeps of its GGUF file; `p` must outlive them. `path` begins error messages.
 Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path);
