@@ -37,6 +37,7 @@ struct Launch {
   int threads = 0;
   int64_t shared_bytes = 0;
   std::span<const Address> args;     ///< read before launch() returns
+  bool together = false;             ///< its blocks wait for each other: all of them must run at the same time
   bool early = false;                ///< may begin before the launch before it has ended (programmatic dependent launch): the kernel waits itself
 };
 
@@ -79,6 +80,8 @@ class Driver {
   /// Blocks of this function that a multiprocessor runs at the same time.
   virtual Result<int> blocks_per_multiprocessor(Function f, int threads, int64_t shared_bytes) = 0;
   virtual Status launch(const Launch& l) = 0;
+  /// The struct that kernels find in memory in place of arguments of a launch: for tables of launches (runtime/gpu/persistent.h).
+  virtual Result<std::vector<uint8_t>> argument_bytes(std::span<const Address> args) const = 0;
   /// What is launched and copied later until end_recording() is not done but recorded.
   virtual Status begin_recording() = 0;
   virtual Result<std::unique_ptr<Graph>> end_recording() = 0;
