@@ -43,11 +43,12 @@ Status TemporaryFile::write(std::span<const uint8_t> data, uint64_t offset) {
   return ok();
 }
 
-Status TemporaryFile::commit() {
-  if (fsync(fd_) != 0 || close(std::exchange(fd_, -1)) != 0)
+Status TemporaryFile::commit(bool durable) {
+  if ((durable && fsync(fd_) != 0) || close(std::exchange(fd_, -1)) != 0)
     return error(path_, ": cannot write: ", std::strerror(errno));
   if (std::rename(name_.c_str(), path_.c_str()) != 0) return error(path_, ": cannot replace: ", std::strerror(errno));
   name_.clear();
+  if (!durable) return ok();
   const size_t slash = path_.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
   if (const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); fd >= 0) {

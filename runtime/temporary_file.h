@@ -22,7 +22,8 @@ class TemporaryFile {
   Status reserve(uint64_t bytes);
   /// May be called by several threads.
   Status write(std::span<const uint8_t> data, uint64_t offset = 0);
-  Status commit();
+  /// `durable`: also after a power cut, which takes as long as the disk does.
+  Status commit(bool durable = true);
 
  private:
   TemporaryFile(int fd, std::string path, std::string name) : fd_(fd), path_(std::move(path)), name_(std::move(name)) {}

@@ -73,7 +73,7 @@ Status write_model(const gguf::File& model, const std::string& path, unsigned th
     counter.add(piece.bytes);
   });
   PRISM_CHECK(status);
-  return file.commit();
+  return file.commit(/*durable=*/false);  // it can be made again
 }
 
 Status run(const Options& o) {

@@ -116,7 +116,9 @@ class TensorList {
 
 /// Values that leave activations about as large as they came: unit norms, and rows that do not lengthen a vector.
 Distribution distribution_of(const TensorInfo& t) {
-  if (t.name.ends_with("norm.weight")) return {1, 0.1};
+  // Gemma's embeddings are as large as what a block adds: its blocks are made to speak louder, or it repeats the last token.
+  const bool after_block = t.name.ends_with(".post_attention_norm.weight") || t.name.ends_with(".post_ffw_norm.weight");
+  if (t.name.ends_with("norm.weight")) return {after_block ? 2.0 : 1.0, 0.1};
   if (t.shape.size() == 1) return {0, 0.1};
   return {0, 1 / std::sqrt(double(t.shape.back()))};
 }
