@@ -112,7 +112,7 @@ TEST_F(SynthCommand, Errors) {
   shop.must_fail({"synth"}, {"synth: shape is required", "prism synth --help"});
   shop.must_fail({"synth", "gpt2"}, {"synth: --output is required"});
   shop.must_fail({"synth", "gpt3", "-o", out}, {"unknown shape 'gpt3'", "did you mean 'gpt2'?"});
-  shop.must_fail({"synth", "tiny-gpt2", "-o", out, "--type", "q4_km"}, {"unknown type 'q4_km'", "'q4_k_m'"});
+  shop.must_fail({"synth", "tiny-gpt2", "-o", out, "--type", "q4k_m"}, {"unknown type 'q4k_m'", "'q4_k_m'"});
   for (const char* layers : {"0", "-3", "100000", "many"})
     shop.must_fail({"synth", "tiny-gpt2", "-o", out, "--layers", layers}, {"layers: found '" + std::string(layers) + "', expected 1 to 512"});
   shop.must_fail({"synth", "tiny-gpt2", "-o", out, "--vocab", "10"}, {"vocab: found '10', expected 258 to"});
