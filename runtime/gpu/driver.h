@@ -79,12 +79,14 @@ class Driver {
   /// Blocks of this function that a multiprocessor runs at the same time.
   virtual Result<int> blocks_per_multiprocessor(Function f, int threads, int64_t shared_bytes) = 0;
   virtual Status launch(const Launch& l) = 0;
-  /// What is launched and copied later until end_recording() is not done but recorded.
+  /// What is launched and copied later until end_recording() is not done but recorded. An error in between ends the recording.
   virtual Status begin_recording() = 0;
   virtual Result<std::unique_ptr<Graph>> end_recording() = 0;
   virtual Status replay(const Graph& g) = 0;
   /// Waits until everything is done; errors of earlier calls show here.
   virtual Status synchronize() = 0;
+  /// The CUstream, for libraries that launch into it; its device becomes the calling thread's. What they launch may be recorded.
+  virtual Result<void*> stream() { return error(info().name, ": found no CUDA stream, expected an NVIDIA GPU"); }
 };
 
 /// libcuda, opened now. One line of error where there is no driver, no device, or the driver is too old.
