@@ -147,6 +147,18 @@ TEST_F(CudaDriver, CopiesInARowDoNotDisturbEachOther) {
   EXPECT_TRUE(std::equal(sent.begin() + 2 * kBytes, sent.begin() + 3 * kBytes, received.begin() + 2 * kBytes));
 }
 
+TEST_F(CudaDriver, ACopyThatFailsHalfwayDoesNotDisturbTheNext) {
+  auto driver = open();
+  const Address memory = value(driver->allocate(1000, "test"));
+  const std::vector<uint8_t> sent = pattern(1000);
+  std::vector<uint8_t> received(1000);
+  fake->fault = {"cuEventRecord", 1, 2};  // the copy is queued, but not when it is done
+  EXPECT_FALSE(driver->download(received.data(), memory, 1000));
+  EXPECT_OK(driver->upload(memory, sent.data(), 1000));
+  EXPECT_OK(driver->download(received.data(), memory, 1000));
+  EXPECT_EQ(received, sent);
+}
+
 TEST_F(CudaDriver, LaterCopiesAreDoneBySynchronize) {
   auto driver = open();
   const Address memory = value(driver->allocate(1000, "test"));
@@ -398,6 +410,8 @@ TEST_F(CudaDriver, AnyThreadMayUseItInTurn) {
   }).join();
   EXPECT_OK(driver->download(received.data(), memory, 1000));
   EXPECT_EQ(received, sent);
+  std::thread([&] { driver->free(memory); }).join();
+  EXPECT_EQ(fake->live["memory"], 0);
   std::thread([&] { driver = nullptr; }).join();
 }
 
