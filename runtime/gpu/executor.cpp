@@ -178,7 +178,7 @@ class GpuExecutor final : public Executor {
       const Kernel& k = p.kernels[l.kernel];
       const size_t count = l.args.size() + 1;
       // The first one follows a copy; the others may begin early, as they wait themselves.
-      bound.launches.push_back({program_.function(l.kernel), 0, int(k.block_threads), k.shared_bytes, {args, count}, false, !bound.launches.empty()});
+      bound.launches.push_back({program_.function(l.kernel), 0, int(k.block_threads), k.shared_bytes, {args, count}, !bound.launches.empty()});
       args += count;
       bound.replayable = bound.replayable && !depends_on_dims(l.tasks);
     }
@@ -200,7 +200,7 @@ class GpuExecutor final : public Executor {
     const Kernel& k = exe_->program().kernels[size_t(e.persistent)];
     const Function f = program_.function(size_t(e.persistent));
     PRISM_TRY(const int resident, driver_.blocks_per_multiprocessor(f, int(k.block_threads), k.shared_bytes));
-    bound.persistent = Launch{f, int64_t(resident) * driver_.info().multiprocessors, int(k.block_threads), k.shared_bytes, bound.persistent_args, /*together=*/true};
+    bound.persistent = Launch{f, int64_t(resident) * driver_.info().multiprocessors, int(k.block_threads), k.shared_bytes, bound.persistent_args, /*early=*/false, /*together=*/true};
     return ok();
   }
 

@@ -117,7 +117,7 @@ class GpuKernelFixture {
       args.push_back(dims_at);
       const rt::Kernel& k = p.kernels[l.kernel];
       PRISM_TRY(const int64_t blocks, l.tasks.evaluate(values));
-      run.launches_.push_back({executable_->gpu()->function(l.kernel), blocks, int(k.block_threads), k.shared_bytes, {}, false, true});
+      run.launches_.push_back({executable_->gpu()->function(l.kernel), blocks, int(k.block_threads), k.shared_bytes, {}, true});
     }
     for (size_t i = 0; i < run.args_.size(); ++i) run.launches_[i].args = run.args_[i];
     return run;
