@@ -52,6 +52,7 @@ enum class Fn : uint8_t {
   ReduceAdd, ReduceMax,   ///< vector to scalar, fixed order (halving)
   Dot4,       ///< i32 acc + sum over 4 bytes of u8(a)*i8(b), per lane; a, b: u32 / i32 lanes
   Dot4Small,  ///< the same when every byte of a is at most 63, so that 16-bit pair sums cannot overflow
+  PackF16,    ///< GPUs: two f32 rounded to f16 in a u32, the first in the low half
   // GPU only; what follows has an effect or is done by a warp together, so it stands at the root of a Let, Var or Assign.
   ShuffleXor, ///< the value (4 bytes) of the thread whose lane is this one's xor args[1]
   AtomicAdd,  ///< of args[1] (u32, i32, f32) to the element args[0] of a buffer: the value before; u32 orders memory (acquire, release)
@@ -126,6 +127,7 @@ Ex call(Fn fn, std::vector<Ex> args);
 Ex pack(std::vector<Ex> lanes);
 Ex lane(Ex v, int i);
 inline Ex fma(Ex a, Ex b, Ex c) { return call(Fn::Fma, {a, b, c}); }
+inline Ex pack_f16(Ex low, Ex high) { return call(Fn::PackF16, {low, high}); }
 
 struct Stmt;
 using Block = std::vector<Stmt>;

@@ -201,6 +201,8 @@ class Verifier {
         break;
       case Kind::Call:
         if (has_effect(r->fn)) return effect(r);
+        if (r->fn == Fn::PackF16 && !gpu_) return bad(fn_name(r->fn), " in a CPU kernel");
+        if (r->fn == Fn::PackF16 && first.elem != Elem::F32) return bad(fn_name(r->fn), " of ", str(first), ", expected f32");
         for (const Ref& a : r->args)
           if (a->ty.lanes != first.lanes) return bad(fn_name(r->fn), " mixes ", str(first), " and ", str(a->ty));
         PRISM_CHECK(scalar(r));

@@ -122,6 +122,7 @@ DEVICE i32 dot4(i32 c, u32 a, i32 b) { i32 d; asm("dp4a.u32.s32 %0, %1, %2, %3;"
 DEVICE f32 f16_f32(u16 h) { f32 f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
 DEVICE u16 f32_f16(f32 f) { u16 h; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h; }
 DEVICE u16 f32_bf16(f32 f) { u16 h; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h; }
+DEVICE u32 pack_f16(f32 low, f32 high) { u32 v; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low)); return v; }
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
 DEVICE f32 exp_f32(f32 x) { return expf(x); }
 DEVICE f32 tanh_f32(f32 x) { return tanhf(x); }
@@ -232,6 +233,7 @@ DEVICE i32 dot4(i32 c, u32 a, i32 b) {
 DEVICE f32 f16_f32(u16 h) { return prism_emu->f16_f32(h); }
 DEVICE u16 f32_f16(f32 f) { return prism_emu->f32_half(f, 0); }
 DEVICE u16 f32_bf16(f32 f) { return prism_emu->f32_half(f, 1); }
+DEVICE u32 pack_f16(f32 low, f32 high) { return f32_f16(low) | (u32)f32_f16(high) << 16; }
 #ifdef __FMA__
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
 #else
