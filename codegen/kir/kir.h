@@ -52,7 +52,10 @@ enum class Fn : uint8_t {
   ReduceAdd, ReduceMax,   ///< vector to scalar, fixed order (halving)
   Dot4,       ///< i32 acc + sum over 4 bytes of u8(a)*i8(b), per lane; a, b: u32 / i32 lanes
   Dot4Small,  ///< the same when every byte of a is at most 63, so that 16-bit pair sums cannot overflow
-  // GPU only; what follows has an effect or is done by a warp together, so it stands at the root of a Let, Var or Assign.
+  // GPU only
+  BytePermute,  ///< u32 of bytes of args[0] (0-3) and args[1] (4-7): nibble i of args[2] says which is byte i
+  Bf16Pair,     ///< u32 of two f32 rounded to bf16, args[0] in the low half
+  // What follows has an effect or is done by a warp together, so it stands at the root of a Let, Var or Assign.
   ShuffleXor, ///< the value (4 bytes) of the thread whose lane is this one's xor args[1]
   AtomicAdd,  ///< of args[1] (u32, i32, f32) to the element args[0] of a buffer: the value before; u32 orders memory (acquire, release)
   LdMatrix,   ///< u32x4: four 8x8 matrices of 16-bit values; lane 8i+r gives the (shared) element where row r of matrix i begins
@@ -61,6 +64,7 @@ enum class Fn : uint8_t {
   MmaF16,
   MmaS8,      ///< i32x4 args[0] + A (16x32: u32x4) * B (32x8: u32x2); mma.m16n8k32
 };
+inline bool gpu_only(Fn f) { return f >= Fn::BytePermute; }
 inline bool has_effect(Fn f) { return f >= Fn::ShuffleXor; }
 inline bool has_buffer(Fn f) { return f >= Fn::AtomicAdd && f <= Fn::LdMatrixT; }
 
@@ -181,6 +185,8 @@ class Builder {
   Buffer scratch(std::string name, Elem elem, int64_t size);   ///< per thread, 64-byte aligned
   Buffer table(std::string name, std::vector<float> values);
   Buffer shared(std::string name, Elem elem, int64_t size);    ///< per block
+  /// The shared memory from where `first` begins, used anew for something else.
+  Buffer overlay(std::string name, Elem elem, int64_t size, const Buffer& first);
   Ex task() const { return task_; }
   Ex thread() const { return thread_; }                         ///< in the block
   int block_threads() const { return kernel_.block_threads; }   ///< 0: a CPU kernel

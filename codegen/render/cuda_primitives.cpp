@@ -102,6 +102,8 @@ LD_MATRIX(ld_matrix_t, ".trans")
 MMA(mma_bf16, f32, "+f", "m16n8k16.row.col.f32.bf16.bf16.f32")
 MMA(mma_f16, f32, "+f", "m16n8k16.row.col.f32.f16.f16.f32")
 MMA(mma_s8, i32, "+r", "m16n8k32.row.col.s32.s8.s8.s32")
+DEVICE u32 byte_permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
+DEVICE u32 bf16_pair(f32 low, f32 high) { u32 v; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low)); return v; }
 DEVICE i32 dot4(i32 c, u32 a, i32 b) { i32 d; asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); return d; }
 
 DEVICE f32 f16_f32(u16 h) { f32 f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
@@ -211,6 +213,13 @@ DEVICE i32 dot4(i32 c, u32 a, i32 b) {
   for (i32 i = 0; i < 32; i += 8) c += (i32)(u8)(a >> i) * (i32)(i8)(b >> i);
   return c;
 }
+
+DEVICE u32 byte_permute(u32 a, u32 b, u32 selector) {
+  const u64 both = (u64)b << 32 | a; u32 v = 0;
+  for (i32 i = 0; i < 4; ++i) v |= (u32)(u8)(both >> (selector >> 4 * i & 7) * 8) << 8 * i;
+  return v;
+}
+DEVICE u32 bf16_pair(f32 low, f32 high) { return prism_emu->f32_half(low, 1) | (u32)prism_emu->f32_half(high, 1) << 16; }
 
 DEVICE f32 f16_f32(u16 h) { return prism_emu->f16_f32(h); }
 DEVICE u16 f32_f16(f32 f) { return prism_emu->f32_half(f, 0); }
