@@ -32,6 +32,7 @@ Tile tile_for(DType weights, int64_t n, ir::Dim rows) {
   const auto m = rows.constant();
   if (n <= 64 || (m && *m <= 64) || weights == DType::F32) return {64, 64, 32, 32, 3};
   if (weights == DType::F16) return {128, 64, 64, 32, 3};
+  if (ir::info(weights).quantized) return {128, 128, 64, 32, 3};
   return {128, 128, 64, 64, 3};
 }
 
