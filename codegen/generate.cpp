@@ -254,13 +254,14 @@ class Generator {
       kernels.push_back(&k.kernel);
       kir_text += kir::print(k.kernel) + "\n";
     }
-    const std::string source = render_cuda(kernels, CudaTarget::Device);
+    const std::string persistent = persistent_kernel(kernels);
+    const std::string source = render_cuda(kernels, CudaTarget::Device) + persistent;
     if (options_.dump) {
       options_.dump("kernels.kir", kir_text);
       options_.dump("kernels.cu", source);
     }
     if (options_.target == "emu") {
-      PRISM_TRY(auto emulated, compile_emulated(kernels));
+      PRISM_TRY(auto emulated, compile_emulated(kernels, persistent));
       p_.codes.push_back({"emu", std::string(rt::isa_name(emulated.isa)), "elf", std::move(emulated.code)});
       return ok();
     }
@@ -269,6 +270,26 @@ class Generator {
       p_.codes.push_back({"cuda", arch, "cubin", std::move(cubin.bytes)});
     }
     return ok();
+  }
+
+  /// The text of a kernel that does all launches of @decode, or "" if they cannot be one.
+  std::string persistent_kernel(const std::vector<const kir::Kernel*>& kernels) {
+    for (rt::EntryPoint& e : p_.entries) {
+      if (e.name != "decode" || e.launches.empty()) continue;
+      std::map<size_t, const kir::Kernel*> used;
+      rt::Kernel all{"persistent", "all launches of decode"};
+      all.block_threads = p_.kernels[e.launches[0].kernel].block_threads;
+      for (const rt::Launch& l : e.launches) {
+        const rt::Kernel& k = p_.kernels[l.kernel];
+        if (l.tasks.code.size() != 2 || l.tasks.code[0] != rt::Expr::Const || k.block_threads != all.block_threads) return {};
+        all.shared_bytes = std::max(all.shared_bytes, k.shared_bytes);
+        used[l.kernel] = kernels[l.kernel];
+      }
+      e.persistent = int64_t(p_.kernels.size());
+      p_.kernels.push_back(all);
+      return render_persistent(all.symbol, used);
+    }
+    return {};
   }
 
   static constexpr uint64_t kCountersLater = UINT64_MAX;  // an offset until place_counters

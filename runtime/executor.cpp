@@ -8,10 +8,10 @@
 
 namespace prism::rt {
 
-Result<std::unique_ptr<Executor>> Executor::create(std::shared_ptr<const Executable> exe, int64_t capacity, unsigned threads,
-                                                   const std::string& name) {
-  if (exe->gpu()) return gpu::create_executor(std::move(exe), capacity, name);
-  return create_cpu_executor(std::move(exe), capacity, threads, name);
+Result<std::unique_ptr<Executor>> Executor::create(std::shared_ptr<const Executable> exe, int64_t capacity,
+                                                   const SessionOptions& options, const std::string& name) {
+  if (exe->gpu()) return gpu::create_executor(std::move(exe), capacity, options.persistent, name);
+  return create_cpu_executor(std::move(exe), capacity, options.threads, name);
 }
 
 uint64_t Executor::arena_bytes() const {

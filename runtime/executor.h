@@ -12,9 +12,8 @@ namespace prism::rt {
 
 class Executor {
  public:
-  /// Space for every entry point of `exe` and a cache of `capacity` positions; `name` begins error messages. `threads`: CPUs only,
-  /// 0 = all cores.
-  static Result<std::unique_ptr<Executor>> create(std::shared_ptr<const Executable> exe, int64_t capacity, unsigned threads,
+  /// Space for every entry point of `exe` and a cache of `capacity` positions; `name` begins error messages.
+  static Result<std::unique_ptr<Executor>> create(std::shared_ptr<const Executable> exe, int64_t capacity, const SessionOptions& options,
                                                   const std::string& name);
   virtual ~Executor() = default;
 

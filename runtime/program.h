@@ -76,6 +76,7 @@ struct EntryPoint {
   std::vector<int64_t> dim_min, dim_max;  ///< allowed values, per Program::dims
   uint64_t arena_bytes = 0;
   std::vector<Launch> launches;
+  int64_t persistent = -1;    ///< GPUs: the kernel that does all launches in one (runtime/gpu/persistent.h); -1: none
 };
 
 struct Weight {

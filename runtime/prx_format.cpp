@@ -54,7 +54,7 @@ class Encoder {
     const auto outputs = each(e.outputs, [&](auto& s) { return slot(s); });
     const auto dim_min = b_.CreateVector(e.dim_min), dim_max = b_.CreateVector(e.dim_max);
     const auto launches = each(e.launches, [&](auto& l) { return launch(l); });
-    return fb::CreateEntryPoint(b_, name, inputs, outputs, dim_min, dim_max, e.arena_bytes, launches);
+    return fb::CreateEntryPoint(b_, name, inputs, outputs, dim_min, dim_max, e.arena_bytes, launches, e.persistent);
   }
 
   Offset<fb::Weight> weight(const Weight& w) {
@@ -198,6 +198,7 @@ class Decoder {
     e.dim_min = numbers<int64_t>(t.dim_min());
     e.dim_max = numbers<int64_t>(t.dim_max());
     e.arena_bytes = t.arena_bytes();
+    e.persistent = t.persistent();
     each(t.launches(), e.launches, [&](auto& l, Launch& launch) {
       launch.kernel = l.kernel();
       each(l.args(), launch.args, [&](auto& a, Arg& arg) { arg = {Space(a.space()), a.index(), a.offset()}; });

@@ -52,7 +52,7 @@ class LanguageSession final : public Session {
     PRISM_TRY(s->verify_, s->find_step(*exe, "verify"));
     if (!s->prefill_.entry && !s->decode_.entry)
       return error(s->name_, ": entry points: found neither \"prefill\" nor \"decode\", expected at least one");
-    PRISM_TRY(s->executor_, Executor::create(exe, round_up_context(s->capacity_), options.threads, s->name_));
+    PRISM_TRY(s->executor_, Executor::create(exe, round_up_context(s->capacity_), options, s->name_));
     return std::unique_ptr<Session>(std::move(s));
   }
 

@@ -12,6 +12,7 @@ namespace prism::rt {
 struct SessionOptions {
   unsigned threads = 0;      ///< 0 = all cores
   int64_t context = 0;       ///< KV capacity in positions; 0 = min(context_length, 4096). Rounded up to 64
+  bool persistent = false;   ///< GPUs: a step is one launch of a kernel that stays, instead of a recorded graph of launches
 };
 
 struct KvStats {

@@ -139,6 +139,7 @@ class Validator {
     for (const Slot& s : e.inputs) PRISM_CHECK(slot(s, e, what + ": input " + quoted(s.name)));
     for (const Slot& s : e.outputs) PRISM_CHECK(slot(s, e, what + ": output " + quoted(s.name)));
     for (size_t i = 0; i < e.launches.size(); ++i) PRISM_CHECK(launch(i, e, what));
+    PRISM_CHECK(range(what + ": persistent kernel", e.persistent, -1, int64_t(p_.kernels.size()) - 1));
     return ok();
   }
 

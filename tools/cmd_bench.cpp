@@ -86,7 +86,7 @@ Status run(const Options& o) {
 void add_bench(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("bench", "Measure prefill and decode speed: median and spread");
-  c->add_option("model", o->model, "GGUF or .prx file")->required();
+  c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
   c->add_option("-p,--prompt-tokens", o->prompt, "Tokens of prefill; 0 skips it")->capture_default_str()->check(CLI::NonNegativeNumber);
   c->add_option("-n,--count", o->count, "Tokens to decode; 0 skips it")->capture_default_str()->check(CLI::NonNegativeNumber);
   c->add_option("-t,--threads", o->threads, "Threads")->capture_default_str()->check(CLI::Range(1, 1024));

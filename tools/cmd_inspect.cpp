@@ -36,7 +36,7 @@ std::string printable(std::string_view text, size_t most = 100) {
 
 Status inspect_gguf(const std::string& path) {
   PRISM_TRY(auto f, gguf::File::open(path));
-  printf("%s: GGUF, %.1f MiB, %zu tensors\n\nmetadata\n", path.c_str(), double(f->bytes().size()) / 1048576, f->tensors().size());
+  printf("%s: GGUF, %.1f MiB, %zu tensors\n\nmetadata\n", path.c_str(), double(f->size()) / 1048576, f->tensors().size());
   for (const auto& [key, value] : f->metadata()) {
     const std::string text = std::visit([](const auto& v) -> std::string {
       using T = std::decay_t<decltype(v)>;

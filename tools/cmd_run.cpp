@@ -118,7 +118,7 @@ Status run(const RunOptions& o) {
 void add_run(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<RunOptions>();
   CLI::App* c = app.add_subcommand("run", "Generate text with a model (.gguf is compiled once and cached, .prx runs as it is)");
-  c->add_option("model", o->model, "GGUF or .prx file")->required();
+  c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
   c->add_option("-p,--prompt", o->prompt, "Text to continue")->required();
   c->add_option("-n,--count", o->count, "Tokens to generate at most")->capture_default_str()->check(CLI::Range(int64_t(1), int64_t(1) << 30));
   c->add_option("--temp", o->sampler.temperature, "Temperature; 0 picks the likeliest token")->capture_default_str();

@@ -29,5 +29,6 @@ void add_eval(CLI::App& app, Action& chosen);
 void add_tokenize(CLI::App& app, Action& chosen);
 void add_bench(CLI::App& app, Action& chosen);
 void add_inspect(CLI::App& app, Action& chosen);
+void add_synth(CLI::App& app, Action& chosen);
 
 }  // namespace prism::tools

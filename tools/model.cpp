@@ -21,6 +21,7 @@
 #include "codegen/cache.h"
 #include "codegen/generate.h"
 #include "frontends/gguf/model.h"
+#include "frontends/gguf/synth.h"
 #include "ir/text.h"
 #include "passes/pass.h"
 #include "runtime/gpu/driver.h"
@@ -59,21 +60,23 @@ uint64_t build_stamp() {
   return XXH3_64bits(parts, sizeof parts);
 }
 
-/// Names a model by its header, size, modification time and a sample of every tensor.
+/// Names a model by its header, size, modification time and a sample of every tensor; one that is made by its header, which
+/// says how.
 std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   XXH3_state_t* state = XXH3_createState();
   XXH3_128bits_reset(state);
   auto add = [&](const void* p, size_t n) { XXH3_128bits_update(state, p, n); };
   struct stat s{};
   stat(f.name().c_str(), &s);
-  const uint64_t facts[] = {build_stamp(), f.bytes().size(), uint64_t(s.st_mtim.tv_sec), uint64_t(s.st_mtim.tv_nsec)};
+  const uint64_t facts[] = {build_stamp(), f.size(), uint64_t(s.st_mtim.tv_sec), uint64_t(s.st_mtim.tv_nsec)};
   add(facts, sizeof facts);
   add(o.isa.data(), o.isa.size());
   const std::string target = o.target.text();
   add(target.data(), target.size());
   add(o.pipeline.data(), o.pipeline.size());
   add(f.bytes().data(), size_t(f.header_bytes()));
-  for (const gguf::TensorInfo& t : f.tensors()) add(f.data(t), size_t(std::min<uint64_t>(t.bytes, 256)));
+  if (!f.is_made())
+    for (const gguf::TensorInfo& t : f.tensors()) add(f.data(t), size_t(std::min<uint64_t>(t.bytes, 256)));
   const XXH128_hash_t h = XXH3_128bits_digest(state);
   XXH3_freeState(state);
   char name[48];
@@ -86,19 +89,20 @@ rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
     auto source = [&](const std::string& name) -> Result<codegen::SourceTensor> {
       const gguf::TensorInfo* t = file->tensor(name);
       if (!t) return error(file->name(), ": tensor '", name, "' is missing, expected as a source of weight ", w.name);
-      return codegen::SourceTensor{t->dtype, t->shape, file->data(*t),
-                                   [file](const uint8_t* p, size_t n) { file->forget(p, n); }};
+      const auto bytes = file->load(*t);
+      return codegen::SourceTensor{t->dtype, t->shape, bytes.get(),
+                                   [file, bytes](const uint8_t* p, size_t n) { file->forget(p, n); }};
     };
     return codegen::fill_weight(w, source, dst);
   };
 }
 
-/// The model file a .prx refers to: as recorded, or beside the .prx.
+/// The model file a .prx refers to: as recorded, or beside the .prx, or made.
 Result<std::shared_ptr<gguf::File>> referenced_model(const rt::ModelReference& model, const std::string& prx, unsigned threads) {
   const fs::path beside = fs::path(prx).parent_path() / fs::path(model.path).filename();
   for (const fs::path& candidate : {fs::path(model.path), beside}) {
     std::error_code ec;
-    if (!fs::exists(candidate, ec)) continue;
+    if (!gguf::is_synth(candidate.string()) && !fs::exists(candidate, ec)) continue;
     PRISM_TRY(auto file, gguf::File::open(candidate.string()));
     PRISM_TRY(const auto found, reference_to(*file, threads));
     if (found.size != model.size || found.hash != model.hash)
@@ -162,6 +166,7 @@ rt::Progress stderr_progress() {
 }
 
 Result<FileKind> file_kind(const std::string& path) {
+  if (gguf::is_synth(path)) return FileKind::Gguf;
   char magic[4] = {};
   std::ifstream in(path, std::ios::binary);
   if (!in) return error(path, ": cannot open: ", strerror(errno));
@@ -182,7 +187,8 @@ Result<rt::ModelReference> reference_to(const gguf::File& f, unsigned threads) {
     hashes[i] = XXH3_64bits(piece.data(), piece.size());
     f.forget(piece.data(), piece.size());
   });
-  return rt::ModelReference{fs::absolute(f.name()).string(), bytes.size(), XXH3_64bits(hashes.data(), 8 * hashes.size())};
+  const std::string path = f.is_made() ? f.name() : fs::absolute(f.name()).string();
+  return rt::ModelReference{path, f.size(), XXH3_64bits(hashes.data(), 8 * hashes.size())};
 }
 
 Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
@@ -216,7 +222,7 @@ Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
 
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {
   const std::jthread announcement = announce("compiling");
-  PRISM_TRY(auto module, gguf::build_module(file));
+  PRISM_TRY(auto module, gguf::build_module(file, {.weights = false}));
   PRISM_TRY(auto program, compile_module(*module, o));
   static constexpr std::string_view kKept[] = {"tokenizer.", "general."};
   program.metadata = gguf::extract_metadata(*file, kKept);
@@ -245,12 +251,14 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
     std::error_code ec;
     fs::create_directories(folder, ec);
     prx = (folder / cache_name(*file, compile)).string();
+    if (file->is_made()) load.fill = filler(file);  // only the code is worth keeping
     if (auto cached = rt::Executable::load(prx, load)) {
       model.executable = *cached;
     } else {
       PRISM_TRY(auto compiled, compile_gguf(file, compile));
       model.compiled_now = true;
-      if (auto written = rt::write_executable(compiled.program, prx, compiled.fill, load.progress); written) {
+      const rt::WeightFiller embed = file->is_made() ? nullptr : compiled.fill;
+      if (auto written = rt::write_executable(compiled.program, prx, embed, load.progress); written) {
         PRISM_TRY(model.executable, rt::Executable::load(prx, load));
       } else {  // no room or no permission for a cache: run from memory
         fprintf(stderr, "prism: not cached: %s\n", written.message().c_str());

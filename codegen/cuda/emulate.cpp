@@ -5,10 +5,10 @@
 
 namespace prism::codegen {
 
-Result<EmulatedKernels> compile_emulated(const std::vector<const kir::Kernel*>& kernels) {
+Result<EmulatedKernels> compile_emulated(const std::vector<const kir::Kernel*>& kernels, const std::string& more) {
   EmulatedKernels result;
   result.isa = std::min(rt::best_isa(), rt::Isa::Avx2);
-  PRISM_TRY(result.code, compile_cxx(render_cuda(kernels, CudaTarget::Emulated), result.isa));
+  PRISM_TRY(result.code, compile_cxx(render_cuda(kernels, CudaTarget::Emulated) + more, result.isa));
   for (const kir::Kernel* k : kernels) {
     rt::emu::Kernel& info = result.kernels.emplace_back();
     info.name = k->name;

@@ -12,6 +12,7 @@ struct EmulatedKernels {
   std::vector<rt::emu::Kernel> kernels;
 };
 
-Result<EmulatedKernels> compile_emulated(const std::vector<const kir::Kernel*>& kernels);
+/// `more`: text that follows theirs.
+Result<EmulatedKernels> compile_emulated(const std::vector<const kir::Kernel*>& kernels, const std::string& more = {});
 
 }  // namespace prism::codegen

@@ -205,7 +205,7 @@ class Verifier {
       case Kind::Call:
         if (has_effect(r->fn)) return effect(r);
         if (gpu_only(r->fn)) {
-          const Ty arg = {r->fn == Fn::Bf16Pair ? Elem::F32 : Elem::U32, 1};
+          const Ty arg = {r->fn == Fn::BytePermute ? Elem::U32 : Elem::F32, 1};
           for (const Ref& a : r->args)
             if (a->ty != arg) return bad(fn_name(r->fn), " of ", str(a->ty), ", expected ", str(arg));
         }

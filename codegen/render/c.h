@@ -2,6 +2,7 @@
 // kernel. The CPU's renderer is render/cpu.cpp, the GPU's render/cuda.cpp.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,10 @@ std::string render_cpu(const std::vector<const kir::Kernel*>& kernels);
 /// CUDA C++ without headers: the target's primitives, then the kernels, whose text is the same for both targets.
 enum class CudaTarget { Device, Emulated };
 std::string render_cuda(const std::vector<const kir::Kernel*>& kernels, CudaTarget target);
+
+/// One more kernel for the same unit, `name`: runs any sequence of launches of `kernels` (by number; all with blocks of one size)
+/// within one launch whose blocks wait for each other, by the table that runtime/gpu/persistent.h describes.
+std::string render_persistent(const std::string& name, const std::map<size_t, const kir::Kernel*>& kernels);
 
 /// The primitives alone (render/cuda_primitives.cpp).
 std::string cuda_primitives(CudaTarget target);

@@ -42,11 +42,14 @@ class CudaRenderer final : public CRenderer {
       body += "  const i32 d" + std::to_string(i) + " = (i32)read<i64>(args.dims, " + std::to_string(8 * i) + ");  // " + k.dims[i] + "\n";
     }
     members += "  Global dims;\n";
-    return s + "struct " + k.name + "_args {\n" + members + "};\nKERNEL(" + std::to_string(k.block_threads) + ") " + k.name + "(ARGS(" +
-           k.name + "_args) args) {\n" + body + "  const i32 task = block_index(), v1 = thread_index();\n  grid_begin();\n";
+    return s + "struct " + k.name + "_args {\n" + members + "};\ntemplate <class Phase> DEVICE void " + k.name + "_body(const " + k.name +
+           "_args& args, const i32 task, Phase phase) {\n" + body + "  const i32 v1 = thread_index();\n";
   }
 
-  std::string close(const Kernel&) override { return "}\n\n"; }
+  std::string close(const Kernel& k) override {
+    return "}\nKERNEL(" + std::to_string(k.block_threads) + ") " + k.name + "(ARGS(" + k.name + "_args) args) {\n  grid_begin();\n  " + k.name +
+           "_body(args, block_index(), Alone());\n}\n\n";
+  }
 
   std::string type(Ty t) override {
     const std::string e = CRenderer::type({t.elem, 1});
@@ -95,7 +98,7 @@ class CudaRenderer final : public CRenderer {
       case Stmt::Kind::Prefetch: return "prefetch(" + address(s.id, s.a) + ")";
       case Stmt::Kind::Barrier: return "barrier()";
       case Stmt::Kind::WarpSync: return "warp_sync()";
-      case Stmt::Kind::GridWait: return "grid_wait()";
+      case Stmt::Kind::GridWait: return "phase_wait(phase)";
       case Stmt::Kind::AsyncCopy: return std::string(kernel_->buffers[size_t(s.source)].constant ? "async_copy_constant(" : "async_copy(") + address(s.id, s.a) + ", " + address(s.source, s.b) + ", " + expr(s.c) + ")";
       case Stmt::Kind::AsyncCommit: return "async_commit()";
       case Stmt::Kind::AsyncWait: return "async_wait<" + std::to_string(s.a->ival) + ">()";
@@ -124,5 +127,24 @@ class CudaRenderer final : public CRenderer {
 }  // namespace
 
 std::string render_cuda(const std::vector<const Kernel*>& kernels, CudaTarget target) { return CudaRenderer(target).render(kernels); }
+
+std::string render_persistent(const std::string& name, const std::map<size_t, const Kernel*>& kernels) {
+  std::string cases;
+  for (const auto& [i, k] : kernels)
+    cases += "        case " + std::to_string(i) + ": " + k->name + "_body(arguments<" + k->name + "_args>(args.table, offset), task, phase); break;\n";
+  return "struct " + name + "_args {\n  Global table, counters;\n};\nKERNEL(" + std::to_string(kernels.begin()->second->block_threads) + ") " + name + "(ARGS(" + name +
+         "_args) args) {\n"
+         "  const i64 launches = load<i64>(args.table, 0);\n"
+         "  for (i64 i = 0; i < launches; ++i) {\n"
+         "    const i64 kernel = load<i64>(args.table, 24 * i + 8), blocks = load<i64>(args.table, 24 * i + 16), offset = load<i64>(args.table, 24 * i + 24);\n"
+         "    const Persistent phase = {args.counters, i};\n"
+         "    for (i64 block = block_index(); block < blocks; block += grid_size()) {\n"
+         "      const i32 task = (i32)block;\n"
+         "      switch (kernel) {\n" + cases + "      }\n"
+         "      barrier();  // its shared memory is the next one's\n"
+         "    }\n"
+         "    phase_end(phase);\n"
+         "  }\n}\n";
+}
 
 }  // namespace prism::codegen

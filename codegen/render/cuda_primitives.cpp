@@ -15,6 +15,19 @@ DEVICE f32 bf16_f32(u16 h) { return __builtin_bit_cast(f32, (u32)h << 16); }
 DEVICE f32 abs_f32(f32 x) { return __builtin_bit_cast(f32, __builtin_bit_cast(u32, x) & 0x7fffffffu); }
 )";
 
+// How a kernel's body waits for what comes before it: alone in a launch, or as one of many within one.
+constexpr const char* kPhases = R"(
+struct Alone {};
+DEVICE void phase_wait(Alone) { grid_wait(); }
+struct Persistent { Global counters; i64 launch; };   // a counter for each launch: of the blocks that are done with it
+DEVICE void phase_wait(Persistent p) {
+  if (p.launch > 0 && thread_index() == 0) wait_at_least(p.counters, 4 * (p.launch - 1), (u32)grid_size());
+  barrier();
+}
+DEVICE void phase_end(Persistent p) { if (thread_index() == 0) atomic_add(p.counters, 4 * p.launch, (u32)1); }
+template <class A> DEVICE const A& arguments(Global table, i64 offset) { return *(const A*)bytes_at(table, offset); }
+)";
+
 constexpr const char* kDevice = R"(
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #define ARGS(T) const __grid_constant__ T
@@ -23,6 +36,8 @@ typedef u8* Global; typedef u8* Shared; typedef const u8* Table;
 extern __shared__ __attribute__((aligned(1024))) u8 shared_memory[];
 DEVICE i32 block_index() { return (i32)blockIdx.x; }
 DEVICE i32 thread_index() { return (i32)threadIdx.x; }
+DEVICE i32 grid_size() { return (i32)gridDim.x; }
+DEVICE const u8* bytes_at(const u8* b, i64 offset) { return b + offset; }
 DEVICE Shared shared(i32 begin, i32) { return shared_memory + begin; }
 DEVICE u32 shared_address(const u8* p) { return (u32)__cvta_generic_to_shared(p); }
 
@@ -103,12 +118,13 @@ MMA(mma_bf16, f32, "+f", "m16n8k16.row.col.f32.bf16.bf16.f32")
 MMA(mma_f16, f32, "+f", "m16n8k16.row.col.f32.f16.f16.f32")
 MMA(mma_s8, i32, "+r", "m16n8k32.row.col.s32.s8.s8.s32")
 DEVICE u32 byte_permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
-DEVICE u32 bf16_pair(f32 low, f32 high) { u32 v; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low)); return v; }
 DEVICE i32 dot4(i32 c, u32 a, i32 b) { i32 d; asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); return d; }
 
 DEVICE f32 f16_f32(u16 h) { f32 f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
 DEVICE u16 f32_f16(f32 f) { u16 h; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h; }
 DEVICE u16 f32_bf16(f32 f) { u16 h; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h; }
+DEVICE u32 pack_f16(f32 low, f32 high) { u32 v; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low)); return v; }
+DEVICE u32 pack_bf16(f32 low, f32 high) { u32 v; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low)); return v; }
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
 DEVICE f32 exp_f32(f32 x) { return expf(x); }
 DEVICE f32 tanh_f32(f32 x) { return tanhf(x); }
@@ -128,7 +144,7 @@ struct Global { u8* data; i64 bytes, index; };
 struct Shared { i32 begin, bytes; };
 typedef const u8* Table;
 struct EmuHost {
-  i32 block, thread, must_wait;
+  i32 block, thread, must_wait, blocks;
   void (*bad_global)(i64 index, i64 offset, i64 size, i32 bytes, i32 line);
   void (*grid_wait)();
   void (*shared_read)(Shared, i64 offset, void* to, i32 bytes, i32 line);
@@ -150,6 +166,7 @@ EmuHost* prism_emu = nullptr;
 #define LINE i32 line = __builtin_LINE()
 DEVICE i32 block_index() { return prism_emu->block; }
 DEVICE i32 thread_index() { return prism_emu->thread; }
+DEVICE i32 grid_size() { return prism_emu->blocks; }
 DEVICE Shared shared(i32 begin, i32 bytes) { return {begin, bytes}; }
 DEVICE u8* constant_at(Global b, i64 offset, i32 bytes, i32 align, i32 line) {
   if (offset < 0 || offset + bytes > b.bytes || ((i64)b.data + offset) % align) prism_emu->bad_global(b.index, offset, b.bytes, bytes, line);
@@ -159,6 +176,7 @@ DEVICE u8* global_at(Global b, i64 offset, i32 bytes, i32 align, i32 line) {
   if (prism_emu->must_wait) prism_emu->bad_global(b.index, offset, -1, bytes, line);
   return constant_at(b, offset, bytes, align, line);
 }
+DEVICE const u8* bytes_at(Global b, i64 offset) { return b.data + offset; }
 DEVICE void grid_begin() {}
 DEVICE void grid_wait() { prism_emu->grid_wait(); }
 template <class T> DEVICE T load(Global b, i64 offset, LINE) {
@@ -219,11 +237,12 @@ DEVICE u32 byte_permute(u32 a, u32 b, u32 selector) {
   for (i32 i = 0; i < 4; ++i) v |= (u32)(u8)(both >> (selector >> 4 * i & 7) * 8) << 8 * i;
   return v;
 }
-DEVICE u32 bf16_pair(f32 low, f32 high) { return prism_emu->f32_half(low, 1) | (u32)prism_emu->f32_half(high, 1) << 16; }
 
 DEVICE f32 f16_f32(u16 h) { return prism_emu->f16_f32(h); }
 DEVICE u16 f32_f16(f32 f) { return prism_emu->f32_half(f, 0); }
 DEVICE u16 f32_bf16(f32 f) { return prism_emu->f32_half(f, 1); }
+DEVICE u32 pack_f16(f32 low, f32 high) { return f32_f16(low) | (u32)f32_f16(high) << 16; }
+DEVICE u32 pack_bf16(f32 low, f32 high) { return f32_bf16(low) | (u32)f32_bf16(high) << 16; }
 #ifdef __FMA__
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
 #else
@@ -242,8 +261,8 @@ DEVICE f32 round_even(f32 x) { return prism_emu->math(6, x); }
 }  // namespace
 
 std::string cuda_primitives(CudaTarget target) {
-  return target == CudaTarget::Device ? std::string("#define DEVICE __device__ __forceinline__\n") + kCommon + kDevice
-                                      : std::string("#define DEVICE static inline __attribute__((always_inline))\n") + kCommon + kEmulated;
+  return target == CudaTarget::Device ? std::string("#define DEVICE __device__ __forceinline__\n") + kCommon + kDevice + kPhases
+                                      : std::string("#define DEVICE static inline __attribute__((always_inline))\n") + kCommon + kEmulated + kPhases;
 }
 
 }  // namespace prism::codegen

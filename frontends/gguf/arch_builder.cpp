@@ -162,7 +162,7 @@ Value* ArchBuilder::weight(const std::string& name, std::vector<int64_t> shape) 
   if (ir::Weight* known = module_->weight(name)) return &known->value;
   ir::Shape dims(shape.begin(), shape.end());
   ir::Weight* w = module_->add_weight(name, Type::tensor(error_ ? DType::F32 : found->dtype, dims));
-  if (!error_) {
+  if (!error_ && options_.weights) {
     w->data = file_->data(*found);
     w->bytes = found->bytes;
   }

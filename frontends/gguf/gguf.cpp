@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "frontends/gguf/quote.h"
+#include "frontends/gguf/synth.h"
 #include "runtime/base/checked.h"
 
 namespace prism::gguf {
@@ -324,6 +325,7 @@ Error missing(const std::string& file, std::string_view key, std::string_view ex
 }  // namespace
 
 Result<std::shared_ptr<File>> File::open(const std::string& path) {
+  if (is_synth(path)) return open_synth(path);
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return error(path, ": cannot open: ", std::strerror(errno));
   struct stat st;
@@ -346,9 +348,24 @@ Result<std::shared_ptr<File>> File::open(const std::string& path) {
 }
 
 Result<std::shared_ptr<File>> File::parse(std::span<const uint8_t> bytes, const std::string& name) {
+  return parse(bytes, bytes.size(), name);
+}
+
+Result<std::shared_ptr<File>> File::made(std::string header, const std::string& name, Maker maker) {
+  const auto kept = std::make_shared<const std::string>(std::move(header));
+  PRISM_TRY(auto f, parse({reinterpret_cast<const uint8_t*>(kept->data()), kept->size()}, INT64_MAX, name));
+  f->size_ = f->header_bytes_;
+  for (const TensorInfo& t : f->tensors_) f->size_ = std::max(f->size_, t.offset + t.bytes);
+  f->header_ = kept;
+  f->maker_ = std::move(maker);
+  return f;
+}
+
+Result<std::shared_ptr<File>> File::parse(std::span<const uint8_t> bytes, uint64_t size, const std::string& name) {
   std::shared_ptr<File> f(new File);
   f->name_ = name;
   f->bytes_ = bytes;
+  f->size_ = size;
   Cursor c(bytes, f->name_);
   PRISM_TRY(const Header header, read_header(c));
 
@@ -382,8 +399,28 @@ Result<std::shared_ptr<File>> File::parse(std::span<const uint8_t> bytes, const 
   }
   const uint64_t data_start = round_up(c.position(), uint64_t(alignment));
   f->header_bytes_ = std::min<uint64_t>(data_start, bytes.size());  // without tensors there is no padding
-  PRISM_CHECK(place_tensors(f->tensors_, data_start, uint64_t(alignment), c, bytes.size()));
+  PRISM_CHECK(place_tensors(f->tensors_, data_start, uint64_t(alignment), c, size));
   return f;
+}
+
+const uint8_t* File::data(const TensorInfo& t) const {
+  if (!maker_) return bytes_.data() + t.offset;
+  std::lock_guard lock(mutex_);
+  auto& kept = kept_[&t];
+  if (!kept) kept = load(t);
+  return kept.get();
+}
+
+std::shared_ptr<const uint8_t> File::load(const TensorInfo& t) const {
+  if (!maker_) return {std::shared_ptr<void>(), bytes_.data() + t.offset};
+  std::shared_ptr<uint8_t[]> bytes(new uint8_t[t.bytes]);
+  maker_(t, 0, {bytes.get(), t.bytes});
+  return {bytes, bytes.get()};
+}
+
+void File::read(const TensorInfo& t, uint64_t offset, std::span<uint8_t> out) const {
+  if (maker_) maker_(t, offset, out);
+  else std::memcpy(out.data(), bytes_.data() + t.offset + offset, out.size());
 }
 
 void File::forget(const uint8_t* p, uint64_t bytes) const {

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -37,20 +39,31 @@ struct TensorInfo {
 
 class File {
  public:
-  /// Maps the file read-only.
+  /// Maps the file read-only; a path that begins with "synth:" names a model that is made (synth.h).
   static Result<std::shared_ptr<File>> open(const std::string& path);
   /// From bytes in memory (kept by reference, must outlive the File); `name` is used in errors.
   static Result<std::shared_ptr<File>> parse(std::span<const uint8_t> bytes, const std::string& name);
+  /// Makes a tensor's bytes from `offset` on, a multiple of 256 elements.
+  using Maker = std::function<void(const TensorInfo& t, uint64_t offset, std::span<uint8_t> out)>;
+  /// A header without data behind it: that is made when it is read.
+  static Result<std::shared_ptr<File>> made(std::string header, const std::string& name, Maker maker);
   ~File();
   File(const File&) = delete;
   File& operator=(const File&) = delete;
 
   const std::string& name() const { return name_; }
-  std::span<const uint8_t> bytes() const { return bytes_; }
+  uint64_t size() const { return size_; }                    ///< header and data, also where the data is made
+  bool is_made() const { return bool(maker_); }
+  std::span<const uint8_t> bytes() const { return bytes_; }  ///< the file, or the header where the data is made
   uint64_t header_bytes() const { return header_bytes_; }   ///< up to the start of the tensor data
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   const TensorInfo* tensor(std::string_view name) const;
-  const uint8_t* data(const TensorInfo& t) const { return bytes_.data() + t.offset; }
+  /// The tensor's bytes, which live as long as the File.
+  const uint8_t* data(const TensorInfo& t) const;
+  /// The same for as long as the pointer lives (and the File): where data is made, it need not be kept.
+  std::shared_ptr<const uint8_t> load(const TensorInfo& t) const;
+  /// Copies or makes a part of it; `offset` as a Maker's.
+  void read(const TensorInfo& t, uint64_t offset, std::span<uint8_t> out) const;
   /// The mapped pages that [p, p+bytes) touches may leave memory; they come back when read.
   void forget(const uint8_t* p, uint64_t bytes) const;
 
@@ -67,14 +80,22 @@ class File {
 
  private:
   File() = default;
+  /// `size`: of the whole file, of which `bytes` may be only the header.
+  static Result<std::shared_ptr<File>> parse(std::span<const uint8_t> bytes, uint64_t size, const std::string& name);
+
   std::string name_;
   std::span<const uint8_t> bytes_;
+  uint64_t size_ = 0;
   uint64_t header_bytes_ = 0;
   std::vector<TensorInfo> tensors_;
   std::map<std::string, size_t, std::less<>> tensor_index_;
   std::map<std::string, MetaValue, std::less<>> metadata_;
   std::vector<RawEntry> raw_metadata_;
   void* mapping_ = nullptr;
+  std::shared_ptr<const std::string> header_;  ///< of a made file
+  Maker maker_;
+  mutable std::mutex mutex_;
+  mutable std::map<const TensorInfo*, std::shared_ptr<const uint8_t>> kept_;  ///< what data() made
 };
 
 /// The metadata of `f` whose keys begin with one of `prefixes`, as a GGUF file without tensors (for .prx files).

@@ -15,6 +15,7 @@ namespace prism::gguf {
 
 struct ModelOptions {
   ir::DType kv_dtype = ir::DType::F16;  ///< element type of the KV cache; F32 for reference logits
+  bool weights = true;                  ///< false: only their types matter, and data that is made is not made yet
 };
 
 Result<std::unique_ptr<ir::Module>> build_module(std::shared_ptr<File> file, const ModelOptions& options = {});

@@ -80,6 +80,7 @@ class Launch {
     function_ = function;
     args_ = args;
     host_ = table();
+    host_.blocks = int32_t(count);
     *host = &host_;
     Launch* const outer = std::exchange(current_, this);
     schedule(count);

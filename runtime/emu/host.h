@@ -20,6 +20,7 @@ enum class Math : int32_t { Exp, Tanh, Erf, Exp2, SinTurns, CosTurns, RoundEven 
 
 struct Host {
   int32_t block, thread, must_wait;          ///< who runs; whether it may touch only constants until grid_wait
+  int32_t blocks;                            ///< of the launch
   void (*bad_global)(int64_t index, int64_t offset, int64_t size, int32_t bytes, int32_t line);   ///< size -1: before grid_wait
   void (*grid_wait)();
   void (*shared_read)(SharedRef, int64_t offset, void* to, int32_t bytes, int32_t line);

@@ -38,6 +38,7 @@ struct Launch {
   int64_t shared_bytes = 0;
   std::span<const Address> args;     ///< read before launch() returns
   bool early = false;                ///< may begin before the launch before it has ended (programmatic dependent launch): the kernel waits itself
+  bool together = false;             ///< its blocks wait for each other: all of them must run at the same time
 };
 
 /// Code loaded on the device; unloaded when it goes out of scope, before its driver.
@@ -79,12 +80,16 @@ class Driver {
   /// Blocks of this function that a multiprocessor runs at the same time.
   virtual Result<int> blocks_per_multiprocessor(Function f, int threads, int64_t shared_bytes) = 0;
   virtual Status launch(const Launch& l) = 0;
-  /// What is launched and copied later until end_recording() is not done but recorded.
+  /// The struct that kernels find in memory in place of arguments of a launch: for tables of launches (runtime/gpu/persistent.h).
+  virtual Result<std::vector<uint8_t>> argument_bytes(std::span<const Address> args) const = 0;
+  /// What is launched and copied later until end_recording() is not done but recorded. An error in between ends the recording.
   virtual Status begin_recording() = 0;
   virtual Result<std::unique_ptr<Graph>> end_recording() = 0;
   virtual Status replay(const Graph& g) = 0;
   /// Waits until everything is done; errors of earlier calls show here.
   virtual Status synchronize() = 0;
+  /// The CUstream, for libraries that launch into it; its device becomes the calling thread's. What they launch may be recorded.
+  virtual Result<void*> stream() { return error(info().name, ": found no CUDA stream, expected an NVIDIA GPU"); }
 };
 
 /// libcuda, opened now. One line of error where there is no driver, no device, or the driver is too old.

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "runtime/emu/device.h"
+#include "runtime/emu/host.h"
 #include "runtime/gpu/driver.h"
 
 namespace prism::rt::gpu {
@@ -85,20 +86,24 @@ class EmulatedDriver final : public Driver {
   Result<int> blocks_per_multiprocessor(Function, int, int64_t) override { return 1; }
 
   Status launch(const Launch& l) override {
-    std::vector<emu::Memory> args;
-    for (Address a : l.args) {
-      const auto after = memory_.upper_bound(a);
-      if (after == memory_.begin()) return error("launch: argument ", args.size(), " is no address");
-      const auto& [at, bytes] = *std::prev(after);
-      if (a >= at + bytes) return error("launch: argument ", args.size(), " is past the end of its memory");
-      args.push_back({reinterpret_cast<void*>(a), size_t(at + bytes - a)});
-    }
+    PRISM_TRY(auto args, memories(l.args));
     auto& f = *static_cast<EmulatedFunction*>(l.function.handle);
     f.kernel.block_threads = l.threads;
     f.kernel.shared_bytes = l.shared_bytes;
-    return todo([this, args = std::move(args), &f, blocks = l.blocks, early = l.early] {
-      return emu::launch(*f.code, f.kernel, blocks, args, {.seed = seed_++, .early = early});
+    const int at_once = l.together ? int(l.blocks) : 0;
+    return todo([this, args = std::move(args), &f, blocks = l.blocks, at_once, early = l.early] {
+      return emu::launch(*f.code, f.kernel, blocks, args, {.seed = seed_++, .blocks_at_once = at_once, .early = early});
     });
+  }
+
+  Result<std::vector<uint8_t>> argument_bytes(std::span<const Address> args) const override {
+    PRISM_TRY(const auto list, memories(args));
+    std::vector<uint8_t> bytes;
+    for (const emu::Memory& m : list) {
+      const emu::GlobalMemory g = {static_cast<uint8_t*>(m.data), int64_t(m.bytes), int64_t(bytes.size() / sizeof(emu::GlobalMemory))};
+      bytes.insert(bytes.end(), reinterpret_cast<const uint8_t*>(&g), reinterpret_cast<const uint8_t*>(&g + 1));
+    }
+    return bytes;
   }
 
   Status begin_recording() override {
@@ -113,6 +118,18 @@ class EmulatedDriver final : public Driver {
   Status synchronize() override { return ok(); }
 
  private:
+  /// Each address with the bytes from there to the end of its memory.
+  Result<std::vector<emu::Memory>> memories(std::span<const Address> args) const {
+    std::vector<emu::Memory> list;
+    for (Address a : args) {
+      const auto after = memory_.upper_bound(a);
+      if (after == memory_.begin()) return error("launch: argument ", list.size(), " is no address");
+      const auto& [at, bytes] = *std::prev(after);
+      if (a >= at + bytes) return error("launch: argument ", list.size(), " is past the end of its memory");
+      list.push_back({reinterpret_cast<void*>(a), size_t(at + bytes - a)});
+    }
+    return list;
+  }
   Status todo(std::function<Status()> step) {
     if (!recording_) return step();
     recording_->steps.push_back(std::move(step));

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "runtime/gpu/device_program.h"
+#include "runtime/gpu/persistent.h"
+#include "runtime/base/checked.h"
 #include "runtime/kv_cache.h"
 #include "runtime/prx_format.h"
 
@@ -73,7 +76,7 @@ class GpuExecutor final : public Executor {
   GpuExecutor(std::shared_ptr<const Executable> exe, const std::string& name)
       : Executor(std::move(exe), name), program_(*exe_->gpu()), driver_(program_.driver()), staged_(driver_), result_(driver_) {}
 
-  Status init(int64_t capacity) {
+  Status init(int64_t capacity, bool persistent) {
     const Program& p = exe_->program();
     const std::string cache = kv_cache_name(name_, capacity);
     PRISM_TRY(kv_, KvLayout::create(p.kv, capacity, cache));
@@ -84,7 +87,10 @@ class GpuExecutor final : public Executor {
     uint64_t input_bytes = 0;
     for (const EntryPoint& e : p.entries) input_bytes = std::max(input_bytes, most_input_bytes(e));
     PRISM_CHECK(staged_.reserve(dims_bytes_ + input_bytes));
-    for (const EntryPoint& e : p.entries) entries_.push_back(bind(e));
+    for (const EntryPoint& e : p.entries) {
+      entries_.push_back(bind(e));
+      if (persistent && e.persistent >= 0) PRISM_CHECK(make_persistent(e, entries_.back()));
+    }
     return ok();
   }
 
@@ -132,6 +138,10 @@ class GpuExecutor final : public Executor {
     std::vector<Address> args;  // of all launches
     std::vector<Launch> launches;
     bool replayable = true;     // every number of blocks is constant
+    DeviceMemory table;         // persistent: one launch for all, by this table and then a counter for each
+    uint64_t counter_bytes = 0, counters_at = 0;
+    std::vector<Address> persistent_args;
+    std::optional<Launch> persistent;
     std::unique_ptr<Graph> graph;
     std::pair<uint64_t, uint64_t> recorded;
   };
@@ -175,9 +185,32 @@ class GpuExecutor final : public Executor {
     return bound;
   }
 
+  Status make_persistent(const EntryPoint& e, BoundEntry& bound) {
+    std::vector<TableEntry> launches;
+    for (size_t i = 0; i < e.launches.size(); ++i) {
+      PRISM_TRY(const int64_t blocks, tasks(e, i, {}, INT32_MAX));  // constant
+      launches.push_back({e.launches[i].kernel, blocks, bound.launches[i].args});
+    }
+    PRISM_TRY(const auto table, persistent_table(driver_, launches));
+    bound.counters_at = round_up(table.size(), 256);
+    bound.counter_bytes = launches.size() * sizeof(uint32_t);
+    PRISM_TRY(bound.table, DeviceMemory::zeroed(driver_, bound.counters_at + bound.counter_bytes, name_ + ": table of launches"));
+    PRISM_CHECK(driver_.upload(bound.table + 0, table.data(), table.size()));
+    bound.persistent_args = {bound.table + 0, bound.table + bound.counters_at};
+    const Kernel& k = exe_->program().kernels[size_t(e.persistent)];
+    const Function f = program_.function(size_t(e.persistent));
+    PRISM_TRY(const int resident, driver_.blocks_per_multiprocessor(f, int(k.block_threads), k.shared_bytes));
+    bound.persistent = Launch{f, int64_t(resident) * driver_.info().multiprocessors, int(k.block_threads), k.shared_bytes, bound.persistent_args, /*early=*/false, /*together=*/true};
+    return ok();
+  }
+
   Status submit(const BoundEntry& entry) {
     PRISM_CHECK(driver_.upload_later(dims_ + 0, staged_.data(), dims_bytes_));
     PRISM_CHECK(driver_.upload_later(arena_ + input_.first, staged_.data() + dims_bytes_, input_.second));
+    if (entry.persistent) {
+      PRISM_CHECK(driver_.zero(entry.table + entry.counters_at, entry.counter_bytes));
+      return driver_.launch(*entry.persistent);
+    }
     for (const Launch& l : entry.launches) PRISM_CHECK(driver_.launch(l));
     return ok();
   }
@@ -194,9 +227,10 @@ class GpuExecutor final : public Executor {
 
 }  // namespace
 
-Result<std::unique_ptr<Executor>> create_executor(std::shared_ptr<const Executable> exe, int64_t capacity, const std::string& name) {
+Result<std::unique_ptr<Executor>> create_executor(std::shared_ptr<const Executable> exe, int64_t capacity, bool persistent,
+                                                  const std::string& name) {
   auto e = std::make_unique<GpuExecutor>(std::move(exe), name);
-  PRISM_CHECK(e->init(capacity));
+  PRISM_CHECK(e->init(capacity, persistent));
   return std::unique_ptr<Executor>(std::move(e));
 }
 

@@ -8,6 +8,7 @@
 
 namespace prism::rt::gpu {
 
-Result<std::unique_ptr<Executor>> create_executor(std::shared_ptr<const Executable> exe, int64_t capacity, const std::string& name);
+Result<std::unique_ptr<Executor>> create_executor(std::shared_ptr<const Executable> exe, int64_t capacity, bool persistent,
+                                                  const std::string& name);
 
 }  // namespace prism::rt::gpu

@@ -1,5 +1,5 @@
 // Linears of few rows on the emulated device, every format, against the reference evaluator.
-#include "gpu_kernel_fixture.h"
+#include "gpu_compiles.h"
 
 namespace prism {
 namespace {
@@ -45,7 +45,7 @@ TEST(GpuGemv, EveryFormatAtManyShapes) {
     }
     auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Few);
     ASSERT_TRUE(fixture) << fixture.message();
-    (*fixture)->expect_compiles();
+    expect_compiles(**fixture);
     for (Shape s : shapes) {
       check(**fixture, "rows_" + std::to_string(s.n), s.k, 1e-5);
       // The kernel for one row has the same bits as that for several.
@@ -72,7 +72,7 @@ TEST(GpuGemv, BlocksOf32AndOddColumns) {
   }
   auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Few);
   ASSERT_TRUE(fixture) << fixture.message();
-  (*fixture)->expect_compiles();
+  expect_compiles(**fixture);
   for (const auto& [name, k] : names) check(**fixture, name, k, 1e-5);
 }
 
@@ -92,7 +92,7 @@ TEST(GpuGemv, Epilogues) {
   }
   auto fixture = GpuKernelFixture::create("module @m level=graph {\n  dim ?seq in [1,64]\n  weight @bias : f32[48]\n  weight @scale : f32[512]\n" + weights + graphs + "}\n", GpuRows::Few);
   ASSERT_TRUE(fixture) << fixture.message();
-  (*fixture)->expect_compiles();
+  expect_compiles(**fixture);
   // Where the evaluator's sum rounds the other way in mlp, one activation of 256 moves by 1/127 of its block's largest.
   for (const std::string& name : names) check(**fixture, name, 512, name.starts_with("mlp") ? 1e-3 : 1e-5, 0.01f);
 }

@@ -1,11 +1,11 @@
-// Small graphs compiled for GPUs and run on the emulated device, kernel by kernel, without a session; and what NVRTC makes of them.
+// Small graphs compiled for GPUs and run kernel by kernel, without a session: on the emulated device, or, with the variable
+// PRISM_GPU_TARGET=cuda, on this machine's GPU. For the kernel tests and for bench/gpu_kernels.cpp.
 #pragma once
 
-#include <gtest/gtest.h>
-
+#include <cmath>
+#include <cstdlib>
 #include <map>
 
-#include "codegen/cuda/nvrtc.h"
 #include "codegen/generate.h"
 #include "ir/eval.h"
 #include "ir/text.h"
@@ -22,7 +22,12 @@ class GpuKernelFixture {
  public:
   static constexpr int64_t kContext = 192;
 
-  /// The graphs of `text` compiled for the emulated device.
+  /// "emu" or "cuda".
+  static std::string target() {
+    const char* name = std::getenv("PRISM_GPU_TARGET");
+    return name && *name ? name : "emu";
+  }
+
   static Result<std::unique_ptr<GpuKernelFixture>> create(const std::string& text, GpuRows rows) {
     std::unique_ptr<GpuKernelFixture> f(new GpuKernelFixture);
     PRISM_TRY(f->original_, ir::parse(text, "text"));
@@ -39,7 +44,11 @@ class GpuKernelFixture {
     PRISM_CHECK(run_passes(*module, std::string("fuse-attention{tile_q=") + (many ? "64}," : "16},") + types +
                                         ",pack-weights{dense=row_major},dce,fuse-epilogues,plan-memory"));
     codegen::GenerateOptions options;
-    options.target = "emu";
+    options.target = target();
+    if (options.target == "cuda") {
+      PRISM_TRY(const auto device, rt::gpu::open_cuda());
+      options.archs = {device->info().arch};
+    }
     options.dump = [&](const std::string& name, const std::string& text) { f->text_[name] = text; };
     PRISM_TRY(auto program, codegen::generate(*module, options));
     rt::LoadOptions load;
@@ -59,71 +68,94 @@ class GpuKernelFixture {
   const std::string& text(const std::string& name) const { return text_.at(name); }   ///< "kernels.cu", "kernels.kir"
   const rt::Program& program() const { return executable_->program(); }
 
+  /// Memory of one entry point on the device and its launches, ready to be done any number of times.
+  class Run {
+   public:
+    explicit Run(rt::gpu::Driver& driver) : driver_(&driver) {}
+    Run(Run&& o) noexcept : driver_(o.driver_), memory_(std::move(o.memory_)), args_(std::move(o.args_)), launches_(std::move(o.launches_)) {}
+    ~Run() {
+      for (auto m : memory_) driver_->free(m);
+    }
+    Status launch() const {
+      for (const rt::gpu::Launch& l : launches_) PRISM_CHECK(driver_->launch(l));
+      return ok();
+    }
+
+   private:
+    friend class GpuKernelFixture;
+    Result<rt::gpu::Address> allocate(uint64_t bytes) {
+      PRISM_TRY(const auto at, driver_->allocate(bytes, "test"));
+      memory_.push_back(at);
+      PRISM_CHECK(driver_->zero(at, bytes));
+      return at;
+    }
+    rt::gpu::Driver* driver_;
+    std::vector<rt::gpu::Address> memory_;                 ///< arena, dims, planes
+    std::vector<std::vector<rt::gpu::Address>> args_;
+    std::vector<rt::gpu::Launch> launches_;
+  };
+
+  rt::gpu::Driver& driver() const { return executable_->gpu()->driver(); }
+
+  /// Inputs are zero. `kv_bytes`: of each of the planes K, V of each layer.
+  Result<Run> prepare(const std::string& name, const std::map<std::string, int64_t>& dims, const std::vector<uint64_t>& kv_bytes = {}) {
+    const rt::Program& p = program();
+    const rt::EntryPoint& e = *executable_->entry(name);
+    const auto values = values_of(dims);
+    Run run(driver());
+    PRISM_TRY(const auto arena, run.allocate(e.arena_bytes));
+    PRISM_TRY(const auto dims_at, run.allocate(values.size() * 8));
+    PRISM_CHECK(driver().upload(dims_at, values.data(), values.size() * 8));
+    for (uint64_t bytes : kv_bytes) PRISM_CHECK(run.allocate(bytes));
+    for (const rt::Launch& l : e.launches) {
+      auto& args = run.args_.emplace_back();
+      for (const rt::Arg& a : l.args) {
+        if (a.space == rt::Space::Arena) args.push_back(arena + a.offset);
+        else if (a.space == rt::Space::Weight) args.push_back(executable_->gpu()->weights() + p.weights[a.index].offset + a.offset);
+        else args.push_back(run.memory_.at(2 + a.index * 2 + (a.space == rt::Space::KvV)));
+      }
+      args.push_back(dims_at);
+      const rt::Kernel& k = p.kernels[l.kernel];
+      PRISM_TRY(const int64_t blocks, l.tasks.evaluate(values));
+      run.launches_.push_back({executable_->gpu()->function(l.kernel), blocks, int(k.block_threads), k.shared_bytes, {}, true});
+    }
+    for (size_t i = 0; i < run.args_.size(); ++i) run.launches_[i].args = run.args_[i];
+    return run;
+  }
+
   /// The results as bytes. Inputs are raw bytes in argument order; `kv`: the planes K, V of each layer, f16, kept between calls.
   Result<std::vector<std::vector<uint8_t>>> run(const std::string& name, const std::vector<const void*>& inputs, const std::map<std::string, int64_t>& dims,
                                                 std::vector<std::vector<uint8_t>>* kv = nullptr) {
-    const rt::Program& p = executable_->program();
     const rt::EntryPoint& e = *executable_->entry(name);
-    rt::gpu::Driver& driver = executable_->gpu()->driver();
-    std::vector<int64_t> values;
-    for (const std::string& d : p.dims) values.push_back(dims.count(d) ? dims.at(d) : d == "ctx" ? kContext : 0);
+    const auto values = values_of(dims);
     auto bytes_of = [&](const rt::Slot& s) {
       int64_t n = 1;
       for (const rt::Expr& x : s.shape) n *= *x.evaluate(values);
       const ir::DTypeInfo& f = ir::info(*ir::dtype_from_name(s.dtype));
       return size_t(n / int64_t(f.block) * int64_t(f.bytes));
     };
-    std::vector<rt::gpu::Address> memory;  // arena, dims, planes
-    auto allocate = [&](size_t bytes) {
-      memory.push_back(*driver.allocate(bytes, "test"));
-      return memory.back();
-    };
-    const auto arena = allocate(e.arena_bytes), dims_at = allocate(values.size() * 8);
-    EXPECT_TRUE(driver.upload(dims_at, values.data(), values.size() * 8));
-    for (size_t i = 0; i < e.inputs.size(); ++i) EXPECT_TRUE(driver.upload(arena + e.inputs[i].offset, inputs[i], bytes_of(e.inputs[i])));
-    std::vector<rt::gpu::Address> planes;
-    for (size_t i = 0; kv && i < kv->size(); ++i) {
-      planes.push_back(allocate((*kv)[i].size()));
-      EXPECT_TRUE(driver.upload(planes[i], (*kv)[i].data(), (*kv)[i].size()));
-    }
-    Status status = ok();
-    for (const rt::Launch& l : e.launches) {
-      std::vector<rt::gpu::Address> args;
-      for (const rt::Arg& a : l.args) {
-        if (a.space == rt::Space::Arena) args.push_back(arena + a.offset);
-        else if (a.space == rt::Space::Weight) args.push_back(executable_->gpu()->weights() + p.weights[a.index].offset + a.offset);
-        else args.push_back(planes.at(a.index * 2 + (a.space == rt::Space::KvV)));
-      }
-      args.push_back(dims_at);
-      const rt::Kernel& k = p.kernels[l.kernel];
-      if (status) status = driver.launch({executable_->gpu()->function(l.kernel), *l.tasks.evaluate(values), int(k.block_threads), k.shared_bytes, args, true});
-    }
+    std::vector<uint64_t> kv_bytes;
+    for (size_t i = 0; kv && i < kv->size(); ++i) kv_bytes.push_back((*kv)[i].size());
+    PRISM_TRY(const Run run, prepare(name, dims, kv_bytes));
+    for (size_t i = 0; i < e.inputs.size(); ++i) PRISM_CHECK(driver().upload(run.memory_[0] + e.inputs[i].offset, inputs[i], bytes_of(e.inputs[i])));
+    for (size_t i = 0; i < kv_bytes.size(); ++i) PRISM_CHECK(driver().upload(run.memory_[2 + i], (*kv)[i].data(), kv_bytes[i]));
+    PRISM_CHECK(run.launch());
     std::vector<std::vector<uint8_t>> out;
     for (const rt::Slot& s : e.outputs) {
       out.emplace_back(bytes_of(s));
-      EXPECT_TRUE(driver.download(out.back().data(), arena + s.offset, out.back().size()));
+      PRISM_CHECK(driver().download(out.back().data(), run.memory_[0] + s.offset, out.back().size()));
     }
-    for (size_t i = 0; i < planes.size(); ++i) EXPECT_TRUE(driver.download((*kv)[i].data(), planes[i], (*kv)[i].size()));
-    for (auto m : memory) driver.free(m);
-    if (!status) return status.err();
+    for (size_t i = 0; i < kv_bytes.size(); ++i) PRISM_CHECK(driver().download((*kv)[i].data(), run.memory_[2 + i], kv_bytes[i]));
     return out;
   }
 
-  /// NVRTC takes all kernels for both architectures; those whose name begins with one of `hot` do not spill.
-  void expect_compiles(const std::vector<std::string>& hot = {""}) const {
-    for (const char* arch : {"sm_80", "sm_90a"}) {
-      auto cubin = codegen::compile_cuda(text_.at("kernels.cu"), arch);
-      ASSERT_TRUE(cubin) << cubin.message();
-      EXPECT_EQ(cubin->kernels.size(), program().kernels.size());
-      for (const auto& k : cubin->kernels)
-        for (const std::string& prefix : hot)
-          if (k.name.starts_with(prefix)) {
-            EXPECT_EQ(k.spill_bytes, 0) << k.name << " on " << arch;
-          }
-    }
+ private:
+  std::vector<int64_t> values_of(const std::map<std::string, int64_t>& dims) const {
+    std::vector<int64_t> values;
+    for (const std::string& d : program().dims) values.push_back(dims.count(d) ? dims.at(d) : d == "ctx" ? kContext : 0);
+    return values;
   }
 
- private:
   static Status run_passes(ir::Module& m, const std::string& pipeline) {
     PRISM_TRY(auto steps, passes::parse_pipeline(pipeline));
     return passes::Manager().run(m, steps);

@@ -1,5 +1,5 @@
 // Row-wise GPU kernels generated from graphs, on the emulated device, against the reference evaluator.
-#include "gpu_kernel_fixture.h"
+#include "gpu_compiles.h"
 
 namespace prism {
 namespace {
@@ -37,7 +37,7 @@ TEST(GpuRows, NormsSoftmaxAndElementwise) {
     for (size_t at; (at = text.find('W')) != std::string::npos;) text.replace(at, 1, std::to_string(width));
     auto fixture = GpuKernelFixture::create(text, GpuRows::Few);
     ASSERT_TRUE(fixture) << fixture.message();
-    (*fixture)->expect_compiles();
+    expect_compiles(**fixture);
     for (const auto& [name, ops] : chains) check_rows(**fixture, name, width, 2e-5);
   }
 }
@@ -52,7 +52,7 @@ TEST(GpuRows, EmbeddingOfEveryFormat) {
   auto fixture = GpuKernelFixture::create(text + "}\n", GpuRows::Few);
   ASSERT_TRUE(fixture) << fixture.message();
   GpuKernelFixture& f = **fixture;
-  f.expect_compiles();
+  expect_compiles(f);
   ir::Evaluator evaluator(f.original());
   const std::vector<int32_t> ids = {0, 39, 17, 16, 15, 5, 5};
   for (DType t : kFormats) {
@@ -93,7 +93,7 @@ TEST(GpuRows, AppendAndRope) {
   auto fixture = GpuKernelFixture::create(text + "}\n", GpuRows::Few);
   ASSERT_TRUE(fixture) << fixture.message();
   GpuKernelFixture& f = **fixture;
-  f.expect_compiles();
+  expect_compiles(f);
   ir::Evaluator evaluator(f.original());
   for (const Case& c : cases) {
     std::vector<std::vector<uint8_t>> planes(2, std::vector<uint8_t>(size_t(c.kv_heads * GpuKernelFixture::kContext * c.size) * 2));

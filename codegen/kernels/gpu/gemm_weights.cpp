@@ -66,7 +66,7 @@ class Converted final : public WeightTile {
     std::vector<Ex> pairs;
     for (const Ex& part : fetched)
       for (int i = 0; i < part.ty().lanes; i += 2)
-        pairs.push_back(b_.let(call(Fn::Bf16Pair, {cast(Elem::F32, lane(part, i)), cast(Elem::F32, lane(part, i + 1))})));
+        pairs.push_back(b_.let(pack_bf16(cast(Elem::F32, lane(part, i)), cast(Elem::F32, lane(part, i + 1)))));
     b_.store(tile_, to + mine_.place + Ex(piece * mine_.rows_apart * kStepColumns), pack(pairs));
   }
 
@@ -123,14 +123,14 @@ class Dequantized final : public WeightTile {
   /// A word's four weights as bf16. A byte put into the mantissa of a float makes one that has it added.
   Ex values(Ex word, Ex scale, Ex minimum) {
     const Ex zero = constant({Elem::F32, 1}, 0), added = constant({Elem::F32, 1}, rows16_.small() ? 128 : 8388608);
-    const int64_t exponent = rows16_.small() ? 0x43000000 : 0x4b000000;
+    const Ex exponent = constant({Elem::U32, 1}, rows16_.small() ? 0x43000000 : 0x4b000000);
     const Ex offset = rows16_.small() ? b_.let(fma(scale, zero - added, minimum)) : minimum;
     auto value = [&](int i) {
       const int selector = rows16_.small() ? 0x7044 | i << 8 : 0x7650 | i;
-      const Ex with = bitcast({Elem::F32, 1}, call(Fn::BytePermute, {word, constant({Elem::U32, 1}, double(exponent)), constant({Elem::U32, 1}, selector)}));
+      const Ex with = bitcast({Elem::F32, 1}, byte_permute(word, exponent, selector));
       return fma(rows16_.small() ? with : with - added, scale, offset);
     };
-    return pack({b_.let(call(Fn::Bf16Pair, {value(0), value(1)})), b_.let(call(Fn::Bf16Pair, {value(2), value(3)}))});
+    return pack({b_.let(pack_bf16(value(0), value(1))), b_.let(pack_bf16(value(2), value(3)))});
   }
 
   Builder& b_;

@@ -4,8 +4,6 @@
 //
 // Quantized: 16 lanes have a block of 32 columns (rows16.h).
 // Dense (row-major): a warp has 4 rows, a lane 16 bytes of each.
-#include <bit>
-
 #include "codegen/kernels/gpu/epilogue.h"
 #include "codegen/kernels/gpu/gpu.h"
 #include "codegen/kernels/gpu/rows16.h"
@@ -21,7 +19,6 @@ namespace {
 
 constexpr int kRows = 16;        // of a group
 constexpr int kTokens = 4;       // at once
-constexpr int kMaxWarps = 16;    // of a block
 
 struct Shape {
   const ir::Operation* linear = nullptr;
@@ -46,8 +43,7 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
   const bool packed = w.layout == ir::Layout::Rows16;
   if (s.quantized() != packed || s.quantized() != (x.dtype == DType::Q8A) || s.linear->operand(0)->kind != ir::Value::Kind::Argument)
     return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected q8a with rows16, or f32 with row-major floats");
-  const int64_t most = std::max<int64_t>(1, s.k / (s.quantized() ? 32 * 8 : 32 * 16));
-  s.warps = int(std::clamp<int64_t>(int64_t(std::bit_floor(uint64_t(most))), s.quantized() ? 2 : 4, kMaxWarps / s.groups));
+  s.warps = std::max(int(kDecodeThreads / 32 / s.groups), s.quantized() ? 1 : 4);  // dense: one for each 4 rows
   return s;
 }
 

@@ -5,6 +5,8 @@
 
 namespace prism::codegen {
 
+constexpr int kDecodeThreads = 256;   ///< of a block, in kernels of one or few rows
+
 /// y = x w^T for few rows: x in f32 or q8a. Weights of quantized types are in Rows16, others row-major.
 Result<LoweredKernel> lower_gpu_gemv(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 /// The same for many rows, in matrix products: x in bf16, row-major.

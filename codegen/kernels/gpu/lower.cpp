@@ -7,27 +7,37 @@ using ir::Op;
 
 namespace {
 
-/// Threads for rows of `width` elements: each has a few.
-int row_threads(int64_t width) { return width <= 128 ? 32 : width <= 1024 ? 128 : width <= 4096 ? 256 : 512; }
+/// Threads for rows of `width` elements: each has a few. A single row's kernel has as many as all kernels of @decode, which can
+/// then be one.
+int row_threads(int64_t width, ir::Dim rows) {
+  if (rows == ir::Dim(1)) return kDecodeThreads;
+  return width <= 128 ? 32 : width <= 1024 ? 128 : width <= 4096 ? 256 : 512;
+}
 
 }  // namespace
 
 Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
   int64_t width = 1;
+  ir::Dim rows(1);
   for (const ir::Operation& inner : op.body->ops) {
     switch (inner.op) {
       case Op::Linear:
         return inner.operand(0)->type.dtype == DType::BF16 ? lower_gpu_gemm(op, name, dims) : lower_gpu_gemv(op, name, dims);
       case Op::FlashAttention:
         return inner.attr<int64_t>("tile_q") > 16 ? lower_gpu_flash_prefill(op, name, dims) : lower_gpu_flash_decode(op, name, dims);
-      case Op::KvAppend: case Op::Rope:
-        return lower_append(op, name, dims, row_threads(*inner.operand(inner.op == Op::Rope ? 0 : 1)->type.dim(-1).constant()));
+      case Op::KvAppend: case Op::Rope: {
+        const ir::Type& heads = inner.operand(inner.op == Op::Rope ? 0 : 1)->type;
+        return lower_append(op, name, dims, row_threads(*heads.dim(-1).constant(), heads.dim(0)));
+      }
       default: break;
     }
     if (inner.results.size() == 1 && inner.result()->type.rank() > 0)
-      if (const auto n = inner.result()->type.dim(-1).constant()) width = std::max(width, *n);
+      if (const auto n = inner.result()->type.dim(-1).constant()) {
+        width = std::max(width, *n);
+        rows = Region::rows_of(inner.result()->type);
+      }
   }
-  return lower_rowwise(op, name, dims, row_threads(width));
+  return lower_rowwise(op, name, dims, row_threads(width, rows));
 }
 
 }  // namespace prism::codegen

@@ -1,0 +1,150 @@
+// The header of a synthetic model: what llama.cpp's converter writes for the architecture, with a made-up vocabulary.
+#include "frontends/gguf/synth.h"
+#include "runtime/base/checked.h"
+
+namespace prism::gguf {
+namespace {
+
+constexpr uint64_t kAlignment = 32;
+/// Goes up when the same path comes to mean other values, so that nothing made of the old ones is taken for the new.
+constexpr std::string_view kEdition = "1";
+
+class HeaderWriter {
+ public:
+  void u32(std::string_view key, int64_t value) { scalar(key, 4, uint32_t(value)); }
+  void f32(std::string_view key, double value) { scalar(key, 6, float(value)); }
+  void boolean(std::string_view key, bool value) { scalar(key, 7, uint8_t(value)); }
+  void string(std::string_view key, std::string_view value) {
+    start(key, 8);
+    put_string(entries_, value);
+  }
+  void ints(std::string_view key, std::span<const int32_t> values) {
+    array(key, 5, values.size());
+    for (int32_t v : values) put(entries_, v);
+  }
+  void strings(std::string_view key, std::span<const std::string> values) {
+    array(key, 8, values.size());
+    for (const std::string& v : values) put_string(entries_, v);
+  }
+  void tensor(const TensorInfo& t) {
+    ++tensor_count_;
+    put_string(tensors_, t.name);
+    put(tensors_, uint32_t(t.shape.size()));
+    for (auto dim = t.shape.rbegin(); dim != t.shape.rend(); ++dim) put(tensors_, uint64_t(*dim));
+    put(tensors_, uint32_t(ir::info(t.dtype).gguf_type));
+    put(tensors_, t.offset);
+  }
+  std::string finish() const {
+    std::string out = "GGUF";
+    put(out, uint32_t(3));
+    put(out, tensor_count_);
+    put(out, entry_count_);
+    out += entries_;
+    out += tensors_;
+    out.resize(round_up(out.size(), kAlignment));
+    return out;
+  }
+
+ private:
+  template <class T>
+  static void put(std::string& out, const T& value) {
+    out.append(reinterpret_cast<const char*>(&value), sizeof(T));
+  }
+  static void put_string(std::string& out, std::string_view text) {
+    put(out, uint64_t(text.size()));
+    out += text;
+  }
+  void start(std::string_view key, uint32_t type) {
+    ++entry_count_;
+    put_string(entries_, key);
+    put(entries_, type);
+  }
+  template <class T>
+  void scalar(std::string_view key, uint32_t type, T value) {
+    start(key, type);
+    put(entries_, value);
+  }
+  void array(std::string_view key, uint32_t type, uint64_t count) {
+    start(key, 9);
+    put(entries_, type);
+    put(entries_, count);
+  }
+
+  uint64_t tensor_count_ = 0, entry_count_ = 0;
+  std::string entries_, tensors_;
+};
+
+/// Byte-level BPE without merges: a prompt becomes its bytes, and what the model says is mostly words like " kopita".
+void write_vocabulary(HeaderWriter& w, int64_t size) {
+  constexpr int32_t kBegin = 256, kEnd = 257;
+  constexpr std::string_view kConsonants = "bdfghjklmnprstvz", kVowels = "aeiou";
+  std::vector<std::string> tokens;
+  tokens.reserve(size_t(size));
+  for (int byte = 0, others = 0; byte < 256; ++byte) {  // unprintable bytes are written as characters from 256 on
+    const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
+    const int c = printable ? byte : 256 + others++;
+    tokens.push_back(c < 128 ? std::string(1, char(c)) : std::string{char(0xc0 | c >> 6), char(0x80 | (c & 63))});
+  }
+  tokens.insert(tokens.end(), {"<|begin|>", "<|end|>"});
+  for (int64_t i = 0; int64_t(tokens.size()) < size; ++i) {
+    std::string word = "\u0120";  // a space
+    int64_t rest = i;
+    do {  // the number in base 80, a syllable a digit
+      word += {kConsonants[size_t(rest % 16)], kVowels[size_t(rest / 16 % 5)]};
+      rest /= 80;
+    } while (rest > 0);
+    tokens.push_back(std::move(word));
+  }
+  std::vector<int32_t> types(tokens.size(), 1);
+  types[kBegin] = types[kEnd] = 3;
+  w.string("tokenizer.ggml.model", "gpt2");
+  w.string("tokenizer.ggml.pre", "gpt-2");
+  w.strings("tokenizer.ggml.tokens", tokens);
+  w.ints("tokenizer.ggml.token_type", types);
+  w.strings("tokenizer.ggml.merges", {});
+  w.u32("tokenizer.ggml.bos_token_id", kBegin);
+  w.u32("tokenizer.ggml.eos_token_id", kEnd);
+  w.boolean("tokenizer.ggml.add_bos_token", true);
+}
+
+}  // namespace
+
+std::string synth_header(const Synth& synth) {
+  const Shape& s = synth.shape;
+  const std::string prefix = std::string(s.architecture) + ".";
+  HeaderWriter w;
+  w.string("general.architecture", s.architecture);
+  w.string("general.name", synth.path());
+  w.string("general.version", kEdition);
+  w.u32("general.quantization_version", 2);
+  w.u32(prefix + "vocab_size", s.vocab);
+  w.u32(prefix + "context_length", s.context);
+  w.u32(prefix + "embedding_length", s.width);
+  w.u32(prefix + "block_count", s.layers);
+  w.u32(prefix + "feed_forward_length", s.hidden);
+  w.u32(prefix + "attention.head_count", s.heads);
+  w.u32(prefix + "attention.head_count_kv", s.kv_heads);
+  if (s.architecture == "gpt2") {
+    w.f32(prefix + "attention.layer_norm_epsilon", s.epsilon);
+  } else {
+    w.f32(prefix + "attention.layer_norm_rms_epsilon", s.epsilon);
+    w.u32(prefix + "attention.key_length", s.head_size);
+    w.u32(prefix + "attention.value_length", s.head_size);
+    w.u32(prefix + "rope.dimension_count", s.head_size);
+    w.f32(prefix + "rope.freq_base", s.rope_base);
+  }
+  if (s.architecture == "gemma3") {
+    w.u32(prefix + "attention.sliding_window", s.window);
+    w.u32(prefix + "attention.sliding_window_pattern", 6);  // every sixth layer sees all positions
+    w.f32(prefix + "rope.freq_base_swa", 1e4);
+    if (s.rope_factor > 0) {
+      w.string(prefix + "rope.scaling.type", "linear");
+      w.f32(prefix + "rope.scaling.factor", s.rope_factor);
+    }
+  }
+  write_vocabulary(w, s.vocab);
+  for (const TensorInfo& t : synth.tensors()) w.tensor(t);
+  return w.finish();
+}
+
+}  // namespace prism::gguf
