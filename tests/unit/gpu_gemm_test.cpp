@@ -1,5 +1,9 @@
 // Linears of many rows on the emulated device, every format and everything that may follow, against the reference evaluator.
-#include "gpu_kernel_fixture.h"
+#include "codegen/kernels/gpu/gpu.h"
+#include "codegen/pack.h"
+#include "gpu_compiles.h"
+#include "gpu_fixture.h"
+#include "kir_mutate.h"
 
 namespace prism {
 namespace {
@@ -43,7 +47,7 @@ TEST(GpuGemm, EveryFormatAtManyShapes) {
     }
     auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Many);
     ASSERT_TRUE(fixture) << fixture.message();
-    (*fixture)->expect_compiles();
+    expect_compiles(**fixture);
     const int64_t seqs[] = {1, 17, 130, 3, 65};
     size_t i = size_t(t);
     for (const auto& [name, k] : names) {
@@ -85,7 +89,7 @@ TEST(GpuGemm, WhatFollows) {
   }
   auto fixture = GpuKernelFixture::create("module @m level=graph {\n  dim ?seq in [1,192]\n  weight @v : f32[96]\n  weight @u : f32[96]\n  weight @next : q8_0[96,96]\n" + weights + graphs + "}\n", GpuRows::Many);
   ASSERT_TRUE(fixture) << fixture.message();
-  (*fixture)->expect_compiles();
+  expect_compiles(**fixture);
   for (DType t : formats)
     for (const auto& [name, ops] : chains)
       for (int64_t seq : {3, 70}) {
@@ -93,6 +97,98 @@ TEST(GpuGemm, WhatFollows) {
         const bool narrowed = name == "narrow" || name == "mlp" || name.ends_with("q8a");
         check(**fixture, name + "_" + std::string(ir::info(t).name), 96, seq, narrowed ? std::max(tolerance(t), 1e-3) : tolerance(t));
       }
+}
+
+/// One linear's kernel with its weights, and what it should give.
+class LinearKernel {
+ public:
+  LinearKernel(DType t, int64_t m, int64_t n, int64_t k) : m_(m), n_(n) {
+    const std::string f(ir::info(t).name), rows = "[?seq," + str(k) + "]", result = "f32[?seq," + str(n) + "]";
+    auto module = ir::parse("module @m level=graph {\n  dim ?seq in [1,64]\n  weight @w : " + f + "[" + str(n) + "," + str(k) + "]\n  graph @g(%x: bf16" + rows + ") -> (" + result +
+                            ") {\n    %y = linear(%x, @w) : " + result + "\n    return %y\n  }\n}\n", "text");
+    EXPECT_TRUE(module) << module.message();
+    const Status status = passes::Manager().run(**module, *passes::parse_pipeline("pack-weights{dense=row_major},fuse-epilogues"));
+    EXPECT_TRUE(status) << status.message();
+    for (const ir::Operation& op : (*module)->graphs[0]->ops)
+      if (op.op == ir::Op::Kernel) {
+        auto lowered = codegen::lower_gpu_kernel(op, "linear", {"seq"});
+        EXPECT_TRUE(lowered) << lowered.message();
+        kernel_ = lowered->kernel;
+        tasks_ = *lowered->tasks.evaluate([&](std::string_view) { return std::optional(m); });
+      }
+    std::mt19937 rng(3);
+    const auto rows_of_w = random_weights(t, n * k, rng);
+    std::vector<float> values(size_t(n * k));
+    ir::dequantize_row(t, rows_of_w.data(), values.data(), values.size());
+    weights_ = rows_of_w;
+    if (ir::info(t).quantized) {
+      weights_.assign(size_t(codegen::rows16_bytes(t, n, k)), 0);
+      codegen::pack_rows16(t, n, k, [&](int64_t r) { return rows_of_w.data() + size_t(r) * rows_of_w.size() / size_t(n); }, 0, (n + 15) / 16, weights_.data());
+    }
+    for (float x : normal_floats(size_t(m * k), 5)) x_.push_back(f32_to_bf16(x));
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (int64_t c = 0; c < k; ++c) sum += double(bf16_to_f32(x_[size_t(i * k + c)])) * values[size_t(j * k + c)];
+        expected_.push_back(float(sum));
+      }
+  }
+
+  const kir::Kernel& kernel() const { return kernel_; }
+
+  /// "" if the kernel's results are right in several orders, else what is wrong.
+  std::string wrong(const kir::Kernel& kernel, double tolerance) {
+    gpu_test::Emulated code(kernel, false);
+    for (uint64_t seed = 1; seed <= 3; ++seed) {
+      std::vector<float> y(size_t(m_ * n_), NAN);
+      const std::string error = code.run(tasks_, {gpu_test::memory(x_), gpu_test::memory(weights_), gpu_test::memory(y)}, {m_}, seed);
+      if (!error.empty()) return error;
+      if (const double e = largest_relative_error(y, expected_); !(e < tolerance)) return "off by " + std::to_string(e);
+    }
+    return "";
+  }
+
+ private:
+  int64_t m_, n_, tasks_ = 0;
+  kir::Kernel kernel_;
+  std::vector<uint16_t> x_;
+  std::vector<uint8_t> weights_;
+  std::vector<float> expected_;
+};
+
+TEST(GpuGemm, MistakesAreNoticed) {
+  using Kind = kir::Stmt::Kind;
+  for (DType t : {DType::BF16, DType::Q8_0, DType::F16}) {
+    LinearKernel linear(t, 23, 50, 224);
+    const kir::Kernel& k = linear.kernel();
+    const double most = tolerance(t);
+    const std::string f(ir::info(t).name);
+    ASSERT_EQ(linear.wrong(k, most), "") << f;
+    for (Kind kind : {Kind::Barrier, Kind::AsyncWait, Kind::AsyncCopy})
+      for (int i = 0; i < kir::count(k, kir::of_kind(kind)); ++i)
+        EXPECT_NE(linear.wrong(kir::without(k, kir::of_kind(kind), i), most), "") << f << " without statement " << i << " of kind " << int(kind);
+    for (int i = 0; i < kir::count(k, kir::store_to(k, "w_tile")); i += 5)
+      EXPECT_NE(linear.wrong(kir::without(k, kir::store_to(k, "w_tile"), i), most), "") << f << " without store " << i << " of weights";
+    // Two registers of the fragments change places.
+    EXPECT_NE(linear.wrong(kir::rewritten(k, [](const kir::Ref& r) -> kir::Ref {
+      if (r->kind != kir::Kind::Lane || r->args[0]->ty != kir::Ty{kir::Elem::U32, 4} || r->ival < 1 || r->ival > 2) return nullptr;
+      return kir::lane(kir::Ex(r->args[0]), 3 - int(r->ival)).node;
+    }), most), "") << f;
+    // Each swizzle, one after the other, is left out.
+    int swizzles = 0;
+    kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref { swizzles += r->kind == kir::Kind::Xor; return nullptr; });
+    ASSERT_GT(swizzles, 8);
+    for (int i = 0; i < swizzles; ++i) {
+      int n = i;
+      EXPECT_NE(linear.wrong(kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref { return r->kind == kir::Kind::Xor && n-- == 0 ? r->args[0] : nullptr; }), most), "")
+          << f << " without swizzle " << i;
+    }
+    // Whole chunks are copied where zeros belong: of rows or columns past the end.
+    EXPECT_NE(linear.wrong(kir::rewritten(k, [](const kir::Ref& r) -> kir::Ref {
+      const bool bytes = r->kind == kir::Kind::Select && r->args[2]->kind == kir::Kind::IntConst && r->args[2]->ival == 0;
+      return bytes ? r->args[1] : nullptr;
+    }), most), "") << f;
+  }
 }
 
 }  // namespace

@@ -136,7 +136,6 @@ class Gemm {
     weights_ = weight_tile(b_, w->type, r_.buffer(w), w_tile_, t_.columns, n0);
     Products products(b_, t_, x_tile_, w_tile_);
     steps(products);
-    b_.async_wait(0);
     b_.barrier();
     const int64_t stride = t_.columns + 8;   // 8 more, for the banks of the fragments' rows
     const Buffer y = b_.overlay("y", Elem::F32, t_.rows * stride, x_tile_);
