@@ -76,7 +76,7 @@ Ex binary(Kind k, Ex a, Ex b) {
   if (a.constant() && b.constant() && a.ty().elem == Elem::I64)
     if (auto v = fold(k, *a.constant(), *b.constant())) return Ex(*v);
   if (k == Kind::Add && is_int(a, 0)) return b;
-  if ((k == Kind::Add || k == Kind::Sub) && is_int(b, 0)) return a;
+  if ((k == Kind::Add || k == Kind::Sub || k == Kind::Xor) && is_int(b, 0)) return a;
   if (k == Kind::Mul && (is_int(a, 0) || is_int(b, 1))) return a;
   if (k == Kind::Mul && (is_int(b, 0) || is_int(a, 1))) return b;
   if (k == Kind::Div && is_int(b, 1)) return a;
@@ -148,7 +148,7 @@ Ex call(Fn fn, std::vector<Ex> args) {
   Ty ty = args[0].ty();
   if (fn == Fn::ReduceAdd || fn == Fn::ReduceMax) ty.lanes = 1;
   if (fn == Fn::Dot4 || fn == Fn::Dot4Small) ty.elem = Elem::I32;
-  if (fn == Fn::PackF16) ty.elem = Elem::U32;
+  if (fn == Fn::PackF16 || fn == Fn::PackBf16) ty.elem = Elem::U32;
   Ex e = make(Kind::Call, ty, std::move(args));
   std::const_pointer_cast<Node>(e.node)->fn = fn;
   return e;
@@ -225,6 +225,16 @@ Buffer Builder::table(std::string name, std::vector<float> values) {
 
 Buffer Builder::shared(std::string name, Elem elem, int64_t size) {
   return reserve(Buffer::Space::Shared, std::move(name), elem, size, 128, kernel_.shared_bytes);
+}
+
+Buffer Builder::overlay(std::string name, Elem elem, int64_t size, const Buffer& first) {
+  Buffer b = first;
+  b.id = int(kernel_.buffers.size());
+  b.name = std::move(name);
+  b.elem = elem;
+  b.size = size;
+  kernel_.buffers.push_back(b);
+  return b;
 }
 
 Ex Builder::dim(std::string_view name) const {

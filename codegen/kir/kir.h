@@ -52,8 +52,11 @@ enum class Fn : uint8_t {
   ReduceAdd, ReduceMax,   ///< vector to scalar, fixed order (halving)
   Dot4,       ///< i32 acc + sum over 4 bytes of u8(a)*i8(b), per lane; a, b: u32 / i32 lanes
   Dot4Small,  ///< the same when every byte of a is at most 63, so that 16-bit pair sums cannot overflow
-  PackF16,    ///< GPUs: two f32 rounded to f16 in a u32, the first in the low half
-  // GPU only; what follows has an effect or is done by a warp together, so it stands at the root of a Let, Var or Assign.
+  // GPU only
+  PackF16,      ///< two f32 rounded to f16 in a u32, the first in the low half
+  PackBf16,     ///< the same to bf16
+  BytePermute,  ///< u32 of bytes of args[0] (0-3) and args[1] (4-7): nibble i of args[2] says which is byte i
+  // What follows has an effect or is done by a warp together, so it stands at the root of a Let, Var or Assign.
   ShuffleXor, ///< the value (4 bytes) of the thread whose lane is this one's xor args[1]
   AtomicAdd,  ///< of args[1] (u32, i32, f32) to the element args[0] of a buffer: the value before; u32 orders memory (acquire, release)
   LdMatrix,   ///< u32x4: four 8x8 matrices of 16-bit values; lane 8i+r gives the (shared) element where row r of matrix i begins
@@ -62,6 +65,7 @@ enum class Fn : uint8_t {
   MmaF16,
   MmaS8,      ///< i32x4 args[0] + A (16x32: u32x4) * B (32x8: u32x2); mma.m16n8k32
 };
+inline bool gpu_only(Fn f) { return f >= Fn::PackF16; }
 inline bool has_effect(Fn f) { return f >= Fn::ShuffleXor; }
 inline bool has_buffer(Fn f) { return f >= Fn::AtomicAdd && f <= Fn::LdMatrixT; }
 
@@ -128,6 +132,8 @@ Ex pack(std::vector<Ex> lanes);
 Ex lane(Ex v, int i);
 inline Ex fma(Ex a, Ex b, Ex c) { return call(Fn::Fma, {a, b, c}); }
 inline Ex pack_f16(Ex low, Ex high) { return call(Fn::PackF16, {low, high}); }
+inline Ex pack_bf16(Ex low, Ex high) { return call(Fn::PackBf16, {low, high}); }
+inline Ex byte_permute(Ex a, Ex b, int64_t selector) { return call(Fn::BytePermute, {a, b, constant({Elem::U32, 1}, double(selector))}); }
 
 struct Stmt;
 using Block = std::vector<Stmt>;
@@ -183,6 +189,8 @@ class Builder {
   Buffer scratch(std::string name, Elem elem, int64_t size);   ///< per thread, 64-byte aligned
   Buffer table(std::string name, std::vector<float> values);
   Buffer shared(std::string name, Elem elem, int64_t size);    ///< per block
+  /// The shared memory from where `first` begins, used anew for something else.
+  Buffer overlay(std::string name, Elem elem, int64_t size, const Buffer& first);
   Ex task() const { return task_; }
   Ex thread() const { return thread_; }                         ///< in the block
   int block_threads() const { return kernel_.block_threads; }   ///< 0: a CPU kernel

@@ -65,6 +65,9 @@ class Verifier {
         return bad("a block of ", k_.block_threads, " threads, expected whole warps of 32, at most 1024");
     }
     for (const Buffer& b : k_.buffers)
+      if (b.space == Buffer::Space::Shared && b.offset + b.size * elem_bytes(b.elem) > k_.shared_bytes)
+        return bad("buffer ", b.name, " ends past the ", k_.shared_bytes, " bytes of shared memory");
+    for (const Buffer& b : k_.buffers)
       if (b.space == (gpu_ ? Buffer::Space::Scratch : Buffer::Space::Shared))
         return bad("buffer ", b.name, " is ", gpu_ ? "scratch, which only CPU kernels have" : "shared, which only GPU kernels have");
     for (const Stmt& s : k_.body) waited_ = waited_ && s.kind != Stmt::Kind::GridWait;  // false until the one there is
@@ -157,9 +160,9 @@ class Verifier {
 
   /// `root`: stands alone in a Let, Var or Assign.
   Status expr(const Ref& r, bool root = false) {
-    if (r->kind == Kind::Call && has_effect(r->fn)) {  // before the cache: whether it may stand here depends on the place
+    if (r->kind == Kind::Call && gpu_only(r->fn)) {  // before the cache: whether it may stand here depends on the place
       if (!gpu_) return bad(fn_name(r->fn), " in a CPU kernel");
-      if (!root) return bad(fn_name(r->fn), " within an expression, expected it alone in a let, var or assignment");
+      if (has_effect(r->fn) && !root) return bad(fn_name(r->fn), " within an expression, expected it alone in a let, var or assignment");
     }
     if (!checked_.insert(r.get()).second) return ok();
     for (const Ref& a : r->args) PRISM_CHECK(expr(a));
@@ -201,8 +204,11 @@ class Verifier {
         break;
       case Kind::Call:
         if (has_effect(r->fn)) return effect(r);
-        if (r->fn == Fn::PackF16 && !gpu_) return bad(fn_name(r->fn), " in a CPU kernel");
-        if (r->fn == Fn::PackF16 && first.elem != Elem::F32) return bad(fn_name(r->fn), " of ", str(first), ", expected f32");
+        if (gpu_only(r->fn)) {
+          const Ty arg = {r->fn == Fn::BytePermute ? Elem::U32 : Elem::F32, 1};
+          for (const Ref& a : r->args)
+            if (a->ty != arg) return bad(fn_name(r->fn), " of ", str(a->ty), ", expected ", str(arg));
+        }
         for (const Ref& a : r->args)
           if (a->ty.lanes != first.lanes) return bad(fn_name(r->fn), " mixes ", str(first), " and ", str(a->ty));
         PRISM_CHECK(scalar(r));

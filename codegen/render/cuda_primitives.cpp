@@ -117,12 +117,14 @@ LD_MATRIX(ld_matrix_t, ".trans")
 MMA(mma_bf16, f32, "+f", "m16n8k16.row.col.f32.bf16.bf16.f32")
 MMA(mma_f16, f32, "+f", "m16n8k16.row.col.f32.f16.f16.f32")
 MMA(mma_s8, i32, "+r", "m16n8k32.row.col.s32.s8.s8.s32")
+DEVICE u32 byte_permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 DEVICE i32 dot4(i32 c, u32 a, i32 b) { i32 d; asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); return d; }
 
 DEVICE f32 f16_f32(u16 h) { f32 f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
 DEVICE u16 f32_f16(f32 f) { u16 h; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h; }
 DEVICE u16 f32_bf16(f32 f) { u16 h; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h; }
 DEVICE u32 pack_f16(f32 low, f32 high) { u32 v; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low)); return v; }
+DEVICE u32 pack_bf16(f32 low, f32 high) { u32 v; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low)); return v; }
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
 DEVICE f32 min_f32(f32 a, f32 b) { return fminf(a, b); }
 DEVICE f32 max_f32(f32 a, f32 b) { return fmaxf(a, b); }
@@ -232,10 +234,17 @@ DEVICE i32 dot4(i32 c, u32 a, i32 b) {
   return c;
 }
 
+DEVICE u32 byte_permute(u32 a, u32 b, u32 selector) {
+  const u64 both = (u64)b << 32 | a; u32 v = 0;
+  for (i32 i = 0; i < 4; ++i) v |= (u32)(u8)(both >> (selector >> 4 * i & 7) * 8) << 8 * i;
+  return v;
+}
+
 DEVICE f32 f16_f32(u16 h) { return prism_emu->f16_f32(h); }
 DEVICE u16 f32_f16(f32 f) { return prism_emu->f32_half(f, 0); }
 DEVICE u16 f32_bf16(f32 f) { return prism_emu->f32_half(f, 1); }
 DEVICE u32 pack_f16(f32 low, f32 high) { return f32_f16(low) | (u32)f32_f16(high) << 16; }
+DEVICE u32 pack_bf16(f32 low, f32 high) { return f32_bf16(low) | (u32)f32_bf16(high) << 16; }
 #ifdef __FMA__
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
 #else

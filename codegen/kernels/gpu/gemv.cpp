@@ -2,10 +2,11 @@
 // three of them under way. A block has groups of 16 outputs; its warps share the columns and add their sums in a fixed order, so that a
 // token's result has the same bits whatever the tokens beside it.
 //
-// Quantized (Rows16, codegen/pack.h): 16 lanes have a block of 32 columns; lane 4j+r reads words j and j+4 of rows 4r..4r+3.
+// Quantized: 16 lanes have a block of 32 columns (rows16.h).
 // Dense (row-major): a warp has 4 rows, a lane 16 bytes of each.
 #include "codegen/kernels/gpu/epilogue.h"
 #include "codegen/kernels/gpu/gpu.h"
+#include "codegen/kernels/gpu/rows16.h"
 #include "codegen/pack.h"
 
 namespace prism::codegen {
@@ -153,97 +154,13 @@ class Gemv {
   void quantized(Ex t0, bool wait) {
     reset(t0);
     const int64_t half_warps = 2 * s_.warps;
-    quad_ = b_.let(lane_ % 4);
+    const Ex quad = b_.let(lane_ % 4);
     word_ = b_.let(lane_ % 16 / 4);
+    const Rows16Lane rows(b_, s_.format, w_, quad, word_);
     const Ex first = b_.let(warp_ % s_.warps * 2 + lane_ / 16);
-    base_ = b_.let(cast(Elem::I64, group_) * rows16_group_bytes(s_.format, s_.k));
-    stream(first, s_.k / 32, half_warps, wait, [&](Ex k) { return block(k); }, [&](Ex k, const Raw& raw) { multiply(k, raw); });
-    store_sums({4, 8, 16}, lane_ < Ex(4), quad_, b_.let(warp_ % s_.warps));
-  }
-
-  Ex words(Ex at) { return b_.load({Elem::U32, 4}, w_, at + cast(Elem::I64, quad_ * 16)); }
-  Ex halves(Ex at) { return b_.load({Elem::F16, 4}, w_, at + cast(Elem::I64, quad_ * 8)); }
-  Ex bytes(Elem e, Ex at) { return b_.load({e, 4}, w_, at + cast(Elem::I64, quad_ * 4)); }
-  Ex word_offset() { return cast(Elem::I64, word_ * 64); }
-
-  /// What a lane loads of the group's block k: quants, then high bits, then scales (and minima).
-  Raw block(Ex k) {
-    if (ir::info(s_.format).block == 32) {
-      const Ex at = b_.let(base_ + cast(Elem::I64, k) * rows16_block_bytes(s_.format));
-      switch (s_.format) {
-        case DType::Q4_0: return {words(at + Ex(32) + word_offset()), halves(at)};
-        case DType::Q4_1: return {words(at + Ex(64) + word_offset()), halves(at), halves(at + Ex(32))};
-        case DType::Q5_0: return {words(at + Ex(96) + word_offset()), words(at + Ex(32)), halves(at)};
-        case DType::Q5_1: return {words(at + Ex(128) + word_offset()), words(at + Ex(64)), halves(at), halves(at + Ex(32))};
-        default: return {words(at + Ex(32) + word_offset()), words(at + Ex(288) + word_offset()), halves(at)};  // Q8_0
-      }
-    }
-    const bool q6 = s_.format == DType::Q6_K;
-    const int64_t header = q6 ? 32 : 64, part = (rows16_block_bytes(s_.format) - header) / 8;
-    const Ex unit = b_.let(base_ + cast(Elem::I64, k / 8) * rows16_block_bytes(s_.format));
-    const Ex p = b_.let(unit + Ex(header) + cast(Elem::I64, k % 8 * part));
-    switch (s_.format) {
-      case DType::Q4_K: return {words(p + Ex(32) + word_offset()), halves(unit), halves(unit + Ex(32)), bytes(Elem::U8, p), bytes(Elem::U8, p + Ex(16))};
-      case DType::Q5_K:
-        return {words(p + Ex(96) + word_offset()), words(p + Ex(32)), halves(unit), halves(unit + Ex(32)), bytes(Elem::U8, p), bytes(Elem::U8, p + Ex(16))};
-      default: return {words(p + Ex(32) + word_offset()), words(p + Ex(288)), words(p + Ex(352)), halves(unit), bytes(Elem::I8, p), bytes(Elem::I8, p + Ex(16))};  // Q6_K
-    }
-  }
-
-  /// Words j and j+4 of row i (of the lane's four) as unsigned bytes, and value = scale * byte + minimum.
-  struct Weights {
-    Ex word[2], scale[2], minimum[2];   ///< Q6_K: each word has its own
-  };
-
-  Weights weights(const Raw& raw, int i) {
-    auto f32 = [&](const Ex& v) { return cast(Elem::F32, lane(v, i)); };
-    auto nibbles = [&](Weights& w) {
-      const Ex q = lane(raw[0], i);
-      w.word[0] = b_.let(q & 0x0f0f0f0f);
-      w.word[1] = b_.let((q >> 4) & 0x0f0f0f0f);
-    };
-    const Ex shift = cast(Elem::U32, word_);
-    auto fifth = [&](Weights& w) {
-      const Ex plane = b_.let(lane(raw[1], i) >> shift);
-      w.word[0] = b_.let(w.word[0] | ((plane & 0x01010101) << 4));
-      w.word[1] = b_.let(w.word[1] | (plane & 0x10101010));   // bit j+4 is where it belongs
-    };
-    Weights w;
-    switch (s_.format) {
-      case DType::Q4_0: nibbles(w); w.scale[0] = f32(raw[1]); w.minimum[0] = f32(raw[1]) * Ex(-8.0); break;
-      case DType::Q4_1: nibbles(w); w.scale[0] = f32(raw[1]); w.minimum[0] = f32(raw[2]); break;
-      case DType::Q5_0: nibbles(w); fifth(w); w.scale[0] = f32(raw[2]); w.minimum[0] = f32(raw[2]) * Ex(-16.0); break;
-      case DType::Q5_1: nibbles(w); fifth(w); w.scale[0] = f32(raw[2]); w.minimum[0] = f32(raw[3]); break;
-      case DType::Q4_K:
-        nibbles(w);
-        w.scale[0] = f32(raw[1]) * f32(raw[3]);
-        w.minimum[0] = (Ex(0.0) - f32(raw[2])) * f32(raw[4]);
-        break;
-      case DType::Q5_K:
-        nibbles(w);
-        fifth(w);
-        w.scale[0] = f32(raw[2]) * f32(raw[4]);
-        w.minimum[0] = (Ex(0.0) - f32(raw[3])) * f32(raw[5]);
-        break;
-      case DType::Q6_K: {
-        nibbles(w);
-        const Ex twice = b_.let(shift * 2);
-        for (int p = 0; p < 2; ++p) {
-          w.word[p] = b_.let(w.word[p] | (((lane(raw[size_t(1 + p)], i) >> twice) & 0x03030303) << 4));
-          w.scale[p] = b_.let(f32(raw[3]) * f32(raw[size_t(4 + p)]));
-          w.minimum[p] = w.scale[p] * Ex(-32.0);
-        }
-        break;
-      }
-      default:  // Q8_0, stored with 128 added
-        w.word[0] = lane(raw[0], i);
-        w.word[1] = lane(raw[1], i);
-        w.scale[0] = f32(raw[2]);
-        w.minimum[0] = f32(raw[2]) * Ex(-128.0);
-    }
-    w.scale[0] = b_.let(w.scale[0]);
-    w.minimum[0] = b_.let(w.minimum[0]);
-    return w;
+    const Ex base = b_.let(cast(Elem::I64, group_) * rows16_group_bytes(s_.format, s_.k));
+    stream(first, s_.k / 32, half_warps, wait, [&](Ex k) { return rows.load(base, k); }, [&](Ex k, const Raw& raw) { multiply(rows, k, raw); });
+    store_sums({4, 8, 16}, lane_ < Ex(4), quad, b_.let(warp_ % s_.warps));
   }
 
   /// A token's values of a block: two words of int8, their scale, and the sums that minima multiply, which one of the four
@@ -264,13 +181,13 @@ class Gemv {
     return x;
   }
 
-  void multiply(Ex k, const Raw& raw) {
-    const int parts = s_.format == DType::Q6_K ? 2 : 1;
+  void multiply(const Rows16Lane& rows, Ex k, const Raw& raw) {
+    const int parts = rows.parts();
     std::vector<Activations> x;
     for (int t = 0; t < tokens_; ++t) x.push_back(activations(t, k, parts));
     const Ex zero = constant({Elem::I32, 1}, 0);
     for (int i = 0; i < 4; ++i) {
-      const Weights w = weights(raw, i);
+      const LaneWeights w = rows.weights(raw, i);
       for (int t = 0; t < tokens_; ++t) {
         const Ex acc = acc_[size_t(t * 4 + i)];
         const Activations& v = x[size_t(t)];
@@ -325,7 +242,7 @@ class Gemv {
   Buffer partial_;                 ///< [group of the block][sum][token][16]
   Buffer y_;                       ///< [token][output of the block]
   Ex warp_, lane_, slot_, group_, last_token_, t0_;
-  Ex quad_, word_, base_;          ///< quantized: the lane's rows and words; the group's first byte
+  Ex word_;                        ///< quantized: the lane's
   std::vector<Ex> row_, acc_;      ///< by token; by token and row of the quad
 };
 

@@ -1,0 +1,37 @@
+// Reading Rows16 (codegen/pack.h) with the lanes of a warp: 16 lanes have a block of 32 columns of the 16 rows; lane (quad r,
+// word j) takes words j and j+4 of rows 4r..4r+3, in loads of 16 bytes.
+#pragma once
+
+#include "codegen/kernels/region.h"
+
+namespace prism::codegen {
+
+/// Words j and j+4 of one of the lane's rows as unsigned bytes: value = scale * byte + minimum.
+struct LaneWeights {
+  kir::Ex word[2], scale[2], minimum[2];   ///< parts 1: one scale and minimum for both
+};
+
+class Rows16Lane {
+ public:
+  /// quad, word: i32 in [0, 4)
+  Rows16Lane(kir::Builder& b, ir::DType format, const kir::Buffer& w, kir::Ex quad, kir::Ex word)
+      : b_(b), format_(format), w_(w), quad_(quad), word_(word) {}
+
+  int parts() const { return format_ == ir::DType::Q6_K ? 2 : 1; }
+  bool small() const { return format_ != ir::DType::Q8_0; }   ///< bytes at most 63
+  /// What the lane loads of block k of the group that begins at byte `base` (i64).
+  std::vector<kir::Ex> load(kir::Ex base, kir::Ex k) const;
+  LaneWeights weights(const std::vector<kir::Ex>& raw, int row) const;   ///< row in [0, 4)
+
+ private:
+  kir::Ex words(kir::Ex at) const { return b_.load({kir::Elem::U32, 4}, w_, at + cast(kir::Elem::I64, quad_ * 16)); }
+  kir::Ex halves(kir::Ex at) const { return b_.load({kir::Elem::F16, 4}, w_, at + cast(kir::Elem::I64, quad_ * 8)); }
+  kir::Ex bytes(kir::Elem e, kir::Ex at) const { return b_.load({e, 4}, w_, at + cast(kir::Elem::I64, quad_ * 4)); }
+
+  kir::Builder& b_;
+  ir::DType format_;
+  const kir::Buffer& w_;
+  kir::Ex quad_, word_;
+};
+
+}  // namespace prism::codegen
