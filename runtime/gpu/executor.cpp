@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "runtime/gpu/device_program.h"
 #include "runtime/kv_cache.h"
@@ -92,6 +93,7 @@ class GpuExecutor final : public Executor {
     // One input at a time is all that entry points have so far; it goes along with the dims.
     input_ = {offset, from.size()};
     if (from.size() > input_room_) return error(name_, ": input of ", from.size(), " bytes, expected at most ", input_room_);
+    PRISM_CHECK(finish());
     std::memcpy(staged_.data() + dims_bytes_, from.data(), from.size());
     return ok();
   }
@@ -104,6 +106,8 @@ class GpuExecutor final : public Executor {
     for (size_t i = 0; i < bound.launches.size(); ++i) {
       PRISM_TRY(bound.launches[i].blocks, tasks(entry, i, dims, INT32_MAX));
     }
+    PRISM_CHECK(finish());
+    busy_ = true;
     std::memcpy(staged_.data(), dims.data(), dims.size_bytes());
     if (!bound.replayable) return submit(bound);
     if (!bound.graph || bound.recorded != input_) {
@@ -121,7 +125,8 @@ class GpuExecutor final : public Executor {
   Result<const uint8_t*> read(uint64_t offset, uint64_t bytes) override {
     PRISM_CHECK(result_.reserve(bytes));
     PRISM_CHECK(driver_.download_later(result_.data(), arena_ + offset, bytes));
-    PRISM_CHECK(driver_.synchronize());
+    busy_ = true;
+    PRISM_CHECK(finish());
     return result_.data();
   }
 
@@ -135,6 +140,12 @@ class GpuExecutor final : public Executor {
     std::unique_ptr<Graph> graph;
     std::pair<uint64_t, uint64_t> recorded;
   };
+
+  /// Waits for what was submitted: it reads what is staged.
+  Status finish() {
+    if (!std::exchange(busy_, false)) return ok();
+    return driver_.synchronize();
+  }
 
   uint64_t most_input_bytes(const EntryPoint& e) {
     uint64_t bytes = 0;
@@ -188,6 +199,7 @@ class GpuExecutor final : public Executor {
   DeviceMemory cache_, arena_, dims_;
   uint64_t dims_bytes_ = 0, input_room_ = 0;
   HostMemory staged_, result_;                 // dims and then the input; what was read
+  bool busy_ = false;                          // something was submitted and not waited for
   std::pair<uint64_t, uint64_t> input_ = {0, 0};  // offset in the arena, bytes
   std::vector<BoundEntry> entries_;            // as Program::entries
 };

@@ -14,6 +14,10 @@ Result<LoweredKernel> lower_gpu_flash_decode(const ir::Operation& op, const std:
 /// Attention of many tokens, in matrix products.
 Result<LoweredKernel> lower_gpu_flash_prefill(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 
+/// For the sampler, of the first row: arguments temperature, logits; the rt::kMostLargest largest logits in order, their ids, the sum
+/// over all of e^((logit - largest) / temperature); workspace, counter. See rt::LargestLogits.
+LoweredKernel gpu_largest_logits(const std::string& name, const std::vector<std::string>& dims, int64_t vocab);
+
 /// Picks the generator by the region's anchor op.
 Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 
