@@ -241,7 +241,8 @@ class Generator {
     const std::string anchor = [&] {
       std::string name = "rows";
       for (const ir::Operation& o : op.body->ops)
-        if (o.op == ir::Op::Linear || o.op == ir::Op::FlashAttention || o.op == ir::Op::KvAppend || o.op == ir::Op::Embedding)
+        if (o.op == ir::Op::Linear || o.op == ir::Op::FlashAttention || o.op == ir::Op::KvAppend || o.op == ir::Op::Embedding ||
+            o.op == ir::Op::Conv2d || o.op == ir::Op::Matmul)
           name = std::string(ir::info(o.op).mnemonic);
       return name;
     }();
