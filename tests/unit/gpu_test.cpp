@@ -67,6 +67,29 @@ TEST(Gpu, AllTargetsGetTheSameText) {
   EXPECT_EQ(codegen::cuda_primitives(CudaTarget::Device).find("#include"), std::string::npos);
 }
 
+TEST(Gpu, PackF16) {
+  Builder b("pack", {}, 32);
+  const Buffer x = b.arg("x", Elem::F32), y = b.arg("y", Elem::U32, true);
+  const Ex pair = b.let(b.load(x, b.thread() * 2, 2));
+  b.store(y, b.thread(), pack_f16(lane(pair, 0), lane(pair, 1)));
+  const Kernel k = b.finish();
+  expect_compiles(k);
+  auto in = random_floats(64, 1);
+  in[2] = 1 + 0x1p-11f;  // halfway: to even
+  in[3] = 1e-7f;         // subnormal
+  std::vector<uint32_t> out(32);
+  ASSERT_EQ(Emulated(k).run(1, {memory(in), memory(out)}), "");
+  for (size_t i = 0; i < 32; ++i) EXPECT_EQ(out[i], f32_to_f16(in[2 * i]) | uint32_t(f32_to_f16(in[2 * i + 1])) << 16);
+  Builder cpu("pack", {});
+  const Buffer z = cpu.arg("z", Elem::U32, true);
+  cpu.store(z, 0, pack_f16(Ex(1.0), Ex(2.0)));
+  EXPECT_EQ(verify(cpu.finish()).message(), "kernel pack: pack_f16 in a CPU kernel");
+  Builder wrong("pack", {}, 32);
+  const Buffer w = wrong.arg("w", Elem::U32, true);
+  wrong.store(w, 0, pack_f16(Ex(1), Ex(2)));
+  EXPECT_EQ(verify(wrong.finish()).message(), "kernel pack: pack_f16 of i64, expected f32");
+}
+
 TEST(Gpu, Print) {
   Builder b("k", {"n"}, 32);
   const Buffer in = b.arg("in", Elem::F32), out = b.arg("out", Elem::U32, true), tile = b.shared("tile", Elem::F32, 128);

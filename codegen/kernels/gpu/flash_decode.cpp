@@ -56,7 +56,6 @@ class FlashDecode : GpuAttention {
     const Ex used = b_.let(min(Ex(splits_), end));
     b_.if_(split < used, [&] {
       walk(split, end, slot);
-      b_.async_wait(0);
       b_.barrier();  // the tiles' memory is used for sums now
       store_sums();
       b_.barrier();

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * 32;
 constexpr double kNothing = -1e30;     // the largest score before there is one
-constexpr int64_t kRegisters = 176;    // for operands and sums, at most
+constexpr int64_t kRegisters = 168;    // for operands and sums, at most
 
 class FlashPrefill : GpuAttention {
  public:
@@ -24,10 +24,9 @@ class FlashPrefill : GpuAttention {
 
   Result<LoweredKernel> run() {
     PRISM_CHECK(read());
-    bool quantizes = false;
-    for (const ir::Value* result : r_.body.returns) quantizes = quantizes || result->type.dtype == DType::Q8A;
-    blocks_ = d_ > (quantizes ? 96 : 128) ? 1 : 2;  // as registers allow
+    blocks_ = d_ > 128 ? 1 : 2;
     tile_k_ = d_ > 128 ? 32 : 64;
+    span_ = d_ > 80 ? 32 : 64;  // as registers allow
     rows_ = kWarps * 16 * blocks_;
     queries_ = b_.shared("queries", Elem::F16, rows_ * d_);
     tiles_ = b_.shared("tiles", Elem::F16, 2 * tile_elements(tile_k_));
@@ -58,7 +57,7 @@ class FlashPrefill : GpuAttention {
     queries_lane_ = b_.let(halves_lane() + row0_ * 16);
     keys_lane_ = halves_lane();
     values_lane_ = b_.let(values_lane() + Ex(tile_k_ * d_));
-    if (blocks_ * (d_ / 4 + d_ / 2 + tile_k_ / 2) <= kRegisters)
+    if (blocks_ * (d_ / 4 + d_ / 2 + span_ / 2) <= kRegisters)
       for (int64_t k = 0; k < d_ / 16; ++k)
         for (int64_t m = 0; m < blocks_; ++m) loaded_.push_back(query(k, m));
     for (int64_t i = 0; i < 2 * blocks_; ++i) top_.push_back(b_.var(Ex(kNothing)));
@@ -71,10 +70,15 @@ class FlashPrefill : GpuAttention {
       const Ex next = b_.let(key0 + Ex(tile_k_)), other = b_.let(Ex(stage) - from);
       b_.if_(next < end, [&] { copy(other, next); });
       b_.async_commit();
-      std::vector<Ex> s = scores(b_.let(from + keys_lane_));
-      mask(s, key0);
-      softmax(s);
-      add_values(s, b_.let(from + values_lane_));
+      auto compute = [&](Ex key) {
+        const Ex i = b_.let(key - key0);
+        std::vector<Ex> s = scores(b_.let(from + keys_lane_ + i * d_));
+        mask(s, key);
+        softmax(s);
+        add_values(s, b_.let(from + values_lane_ + i * value_stride()));
+      };
+      if (span_ == tile_k_) compute(key0);
+      else b_.for_(key0, b_.let(min(next, end)), span_, compute);
       b_.assign(from, other);
     });
   }
@@ -103,11 +107,11 @@ class FlashPrefill : GpuAttention {
   /// Accumulators of 16 rows by 8 keys.
   std::vector<Ex> scores(Ex keys) {
     std::vector<Ex> s;
-    for (int64_t i = 0; i < blocks_ * tile_k_ / 8; ++i) s.push_back(b_.var(constant({Elem::F32, 4}, 0)));
+    for (int64_t i = 0; i < blocks_ * span_ / 8; ++i) s.push_back(b_.var(constant({Elem::F32, 4}, 0)));
     for (int64_t k = 0; k < d_ / 16; ++k) {
       std::vector<Ex> q;
       for (int64_t m = 0; m < blocks_; ++m) q.push_back(loaded_.empty() ? query(k, m) : loaded_[size_t(k * blocks_ + m)]);
-      for (int64_t n = 0; n < tile_k_ / 8; n += 2) {
+      for (int64_t n = 0; n < span_ / 8; n += 2) {
         const Ex f = b_.ld_matrix(tiles_, keys + Ex((n / 2 * d_ + k * 16) * 16), true);
         for (int i = 0; i < 2; ++i) {
           const Ex operand = b_.let(pack({lane(f, 2 * i), lane(f, 2 * i + 1)}));
@@ -122,7 +126,7 @@ class FlashPrefill : GpuAttention {
   void mask(std::vector<Ex> s, Ex key0) {
     auto change = [&](const std::function<Ex(Ex score, int64_t distance)>& f) {
       for (int64_t m = 0; m < blocks_; ++m)
-        for (int64_t n = 0; n < tile_k_ / 8; ++n) {
+        for (int64_t n = 0; n < span_ / 8; ++n) {
           std::vector<Ex> changed;
           for (int i = 0; i < 4; ++i) changed.push_back(f(lane(at(s, m, n), i), (causal_ ? 16 * m + i / 2 * 8 : 0) - 8 * n - i % 2));
           b_.assign(at(s, m, n), pack(changed));
@@ -130,7 +134,7 @@ class FlashPrefill : GpuAttention {
     };
     if (cap_ > 0) change([&](Ex score, int64_t) { return b_.let(capped(score)); });
     const Ex first = b_.let(past_ + token(row0_));
-    Ex hides = last_key(first) < key0 + Ex(tile_k_ - 1);
+    Ex hides = last_key(first) < key0 + Ex(span_ - 1);
     if (window_ > 0) hides = hides | (key0 + Ex(window_) <= first + Ex(16 * blocks_ - 1));
     b_.if_(hides, [&] {
       const Ex distance = b_.let(last_key(past_ + token(row(0, 0))) - key0 - column_);
@@ -148,7 +152,7 @@ class FlashPrefill : GpuAttention {
       for (int half = 0; half < 2; ++half) {
         const size_t r = size_t(2 * m + half);
         Ex most = b_.let(max(lane(at(s, m, 0), 2 * half), lane(at(s, m, 0), 2 * half + 1)));
-        for (int64_t n = 1; n < tile_k_ / 8; ++n)
+        for (int64_t n = 1; n < span_ / 8; ++n)
           for (int i = 0; i < 2; ++i) most = b_.let(max(most, lane(at(s, m, n), 2 * half + i)));
         top[half] = b_.let(max(top_[r], row_reduce(Fn::ReduceMax, most)));
         decay[half] = weight(top_[r] - top[half]);
@@ -158,7 +162,7 @@ class FlashPrefill : GpuAttention {
         const Ex o = at(out_, m, n);
         b_.assign(o, pack({lane(o, 0) * decay[0], lane(o, 1) * decay[0], lane(o, 2) * decay[1], lane(o, 3) * decay[1]}));
       }
-      for (int64_t n = 0; n < tile_k_ / 8; ++n) {
+      for (int64_t n = 0; n < span_ / 8; ++n) {
         std::vector<Ex> w;
         for (int i = 0; i < 4; ++i) w.push_back(weight(lane(at(s, m, n), i) - top[i / 2]));
         at(s, m, n) = b_.let(pack({pack_f16(w[0], w[1]), pack_f16(w[2], w[3])}));  // half of an operand a
@@ -168,7 +172,7 @@ class FlashPrefill : GpuAttention {
 
   void add_values(std::vector<Ex> weights, Ex values) {
     const Ex ones = pack({constant({Elem::U32, 1}, 0x3c003c00), constant({Elem::U32, 1}, 0x3c003c00)});
-    for (int64_t k = 0; k < tile_k_ / 16; ++k) {
+    for (int64_t k = 0; k < span_ / 16; ++k) {
       std::vector<Ex> w;
       for (int64_t m = 0; m < blocks_; ++m) {
         const Ex low = at(weights, m, 2 * k), high = at(weights, m, 2 * k + 1);
@@ -212,7 +216,8 @@ class FlashPrefill : GpuAttention {
       }
   }
 
-  int64_t blocks_ = 1, tile_k_ = 64, rows_ = 64;     ///< a warp's blocks of 16 rows; keys of a tile; rows of a block
+  int64_t blocks_ = 1, rows_ = 64;                   ///< a warp's blocks of 16 rows; rows of a block
+  int64_t tile_k_ = 64, span_ = 64;                  ///< keys of a tile; keys whose scores are in registers
   Buffer queries_, tiles_;
   Ex head_, t0_, row0_, column_;                     ///< first token of the tile, first row of the warp, first of the lane's columns of an accumulator
   Ex queries_lane_, keys_lane_, values_lane_;
