@@ -421,14 +421,26 @@ Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>
     bytes += n / format.block * format.bytes;
   }
   PRISM_CHECK(expect_bytes(bytes));
-  uint8_t* out = dst.data();
+  for (size_t p = 0; p < parts.size(); ++p)
+    if (w.interleave > 0 && (values[p] != values[0] || parts[p].shape[0] % w.interleave))
+      return error("weight ", w.name, ": found a source of ", parts[p].shape[0], " rows, expected ", parts[0].shape[0],
+                   " and a multiple of the interleave, ", w.interleave);
+  // Pieces of each source in turn: `interleave` rows, or all of it.
+  const auto bytes_of = [](const ir::DTypeInfo& f, size_t n) { return n / f.block * f.bytes; };
   for (size_t p = 0; p < parts.size(); ++p) {
     const SourceTensor& t = parts[p];
-    const size_t size = values[p] / format.block * format.bytes;
-    if (t.dtype == *dtype) memcpy(out, t.data, size);
-    else ir::dequantize_row(t.dtype, t.data, reinterpret_cast<float*>(out), values[p]);
-    if (t.done) t.done(t.data, values[p] / ir::info(t.dtype).block * ir::info(t.dtype).bytes);
-    out += size;
+    const ir::DTypeInfo& source = ir::info(t.dtype);
+    const size_t piece = w.interleave > 0 ? size_t(w.interleave * columns) : values[p];
+    const size_t apart = w.interleave > 0 ? piece * parts.size() : piece;
+    size_t to = w.interleave > 0 ? piece * p : 0;
+    for (size_t before = 0; w.interleave <= 0 && before < p; ++before) to += values[before];
+    for (size_t from = 0; from < values[p]; from += piece, to += apart) {
+      const uint8_t* data = t.data + bytes_of(source, from);
+      uint8_t* out = dst.data() + bytes_of(format, to);
+      if (t.dtype == *dtype) memcpy(out, data, bytes_of(format, piece));
+      else ir::dequantize_row(t.dtype, data, reinterpret_cast<float*>(out), piece);
+    }
+    if (t.done) t.done(t.data, bytes_of(source, values[p]));
   }
   return ok();
 }

@@ -15,7 +15,7 @@ struct Options {
   std::string model, isa, target;
   int64_t prompt = 512, count = 128, depth = 0;
   unsigned threads = 2, repeats = 5;
-  bool json = false;
+  bool persistent = false, json = false;
 };
 
 struct Samples {
@@ -36,7 +36,7 @@ Status run(const Options& o) {
   using Clock = std::chrono::steady_clock;
   PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}, o.target}));
   const rt::Program& p = model.executable->program();
-  PRISM_TRY(auto session, about(o.model, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1})));
+  PRISM_TRY(auto session, about(o.model, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1, o.persistent})));
   // Any ids do; a fixed sequence that wanders over the vocabulary.
   auto ids = [&](int64_t n) {
     std::vector<int32_t> v;
@@ -99,6 +99,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   c->add_option("-d,--depth", o->depth, "Positions already in the cache")->capture_default_str()->check(CLI::NonNegativeNumber);
   add_target(*c, o->target);
   add_isa(*c, o->isa);
+  c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");
   c->add_flag("--json", o->json, "Print JSON");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }

@@ -20,7 +20,7 @@ struct RunOptions {
   std::string model, prompt, isa, target;
   int64_t count = 128, context = 0;
   unsigned threads = 0;
-  bool json = false, reference = false, ignore_end = false;
+  bool persistent = false, json = false, reference = false, ignore_end = false;
   rt::SamplerOptions sampler;
 };
 
@@ -45,7 +45,7 @@ Status run(const RunOptions& o) {
   if (!session) {
     const int64_t trained = model.executable->program().context_length, wanted = int64_t(ids.size()) + o.count;
     const int64_t context = o.context ? o.context : std::min(trained, std::max<int64_t>(4096, wanted));
-    PRISM_TRY(session, about(o.model, rt::Session::create(model.executable, {o.threads, context})));
+    PRISM_TRY(session, about(o.model, rt::Session::create(model.executable, {o.threads, context, o.persistent})));
   }
   const double load_ms = 1e3 * seconds(Clock::now() - load_start);
 
@@ -131,6 +131,7 @@ void add_run(CLI::App& app, Action& chosen) {
   c->add_option("--ctx", o->context, "Positions the KV cache holds; 0 = 4096 or what the run needs")->check(CLI::NonNegativeNumber);
   add_target(*c, o->target);
   add_isa(*c, o->isa);
+  c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");
   c->add_flag("--ignore-eos", o->ignore_end, "Go on after the model's end-of-text token");
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32, slow)");
   c->add_flag("--json", o->json, "Print one JSON object with text, ids and timings");

@@ -229,6 +229,12 @@ TEST(Pack, InterleavedGateAndUpRowsAlternateInGroups) {
   EXPECT_EQ(floats(out)[64 * 1 + 2 * 16 + 3], up[3 * 4 + 2]);
   // Group 2 is gate's rows 16-31.
   EXPECT_EQ(floats(out)[64 * 2 + 1 * 16 + 5], gate[(16 + 5) * 4 + 1]);
+  w.layout = "row_major";
+  ASSERT_TRUE(codegen::fill_weight(w, [&](const std::string& n) -> Result<codegen::SourceTensor> {
+    return codegen::SourceTensor{DType::F32, {32, 4}, reinterpret_cast<const uint8_t*>((n == "gate" ? gate : up).data())};
+  }, out));
+  EXPECT_EQ(floats(out)[(16 + 3) * 4 + 2], up[3 * 4 + 2]);
+  EXPECT_EQ(floats(out)[(32 + 5) * 4 + 1], gate[(16 + 5) * 4 + 1]);
 }
 
 TEST(Pack, SourceOfAnotherTypeIsAnError) {

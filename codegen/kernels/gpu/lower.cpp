@@ -8,11 +8,10 @@ using ir::Op;
 
 namespace {
 
-/// Threads for rows of `width` elements: each has a few. A single row's kernel has as many as all kernels of @decode, which can
-/// then be one.
+/// Threads for rows of `width` elements. A single row's kernel has as many as all kernels of @decode, which can then be one; many
+/// short rows have a thread for each element: sums are the same, as what the other threads add is zero.
 int row_threads(int64_t width, ir::Dim rows) {
-  if (rows == ir::Dim(1)) return kDecodeThreads;
-  return width <= 128 ? 32 : width <= 1024 ? 128 : width <= 4096 ? 256 : 512;
+  return rows == ir::Dim(1) || width > kDecodeThreads ? kDecodeThreads : int(width + 31) / 32 * 32;
 }
 
 bool by_elements(const ir::Graph& body) {
