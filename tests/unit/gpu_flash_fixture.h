@@ -16,6 +16,7 @@ struct Attention {
   std::string end = "f32";       ///< how the region ends: f32, bf16, q8a
   std::string queries = "f32";
   bool causal = true;
+  double scale = 0.2;
 };
 
 inline std::string describe(const Attention& a) {
@@ -32,7 +33,7 @@ class FlashKernel {
     const std::string h = std::to_string(a.heads), d = std::to_string(a.size), kv = std::to_string(a.kv_heads), width = std::to_string(a.heads * a.size);
     const std::string q = a.queries + "[?seq," + h + "," + d + "]", y = "f32[?seq," + width + "]";
     std::string text = "module @m level=graph {\n  dim ?seq in [1," + std::to_string(most) + "]\n  dim ?past in [0,384]\n  graph @g(%q: " + q + ", %kv: kv<f16>[?past+?seq," + kv + "," + d +
-                       "]) -> (RESULT) {\n    %a = attention(%q, %kv) {scale=0.2, causal=" + (a.causal ? "true" : "false") + ", window=" + std::to_string(a.window) + ", softcap=" + std::to_string(a.softcap) + "} : " + q +
+                       "]) -> (RESULT) {\n    %a = attention(%q, %kv) {scale=" + std::to_string(a.scale) + ", causal=" + (a.causal ? "true" : "false") + ", window=" + std::to_string(a.window) + ", softcap=" + std::to_string(a.softcap) + "} : " + q +
                        "\n    %y = reshape(%a) {shape=\"?seq," + width + "\"} : " + a.queries + "[?seq," + width + "]\n";
     const std::string type = result() + "[?seq," + width + "]";
     if (a.end == "q8a") text += "    %z = quantize(%y) {format=q8a} : " + type + "\n";

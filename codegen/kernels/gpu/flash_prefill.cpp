@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * 32;
 constexpr double kNothing = -1e30;     // the largest score before there is one
+constexpr double kSlack = 8;           // a weight is at most 2^8, far from the largest f16
 constexpr int64_t kRegisters = 168;    // for operands and sums, at most
 
 class FlashPrefill : GpuAttention {
@@ -145,29 +146,37 @@ class FlashPrefill : GpuAttention {
   /// The lane's row of a block of 16: half 0 or 1.
   Ex row(int64_t m, int half) const { return row0_ + lane_ / 4 + Ex(m * 16 + half * 8); }
 
-  /// Scores become weights relative to the largest score so far.
+  /// Scores become weights relative to the largest score so far, or to one not much smaller: the sums rarely need a factor.
   void softmax(std::vector<Ex>& s) {
-    for (int64_t m = 0; m < blocks_; ++m) {
-      Ex decay[2], top[2];
-      for (int half = 0; half < 2; ++half) {
-        const size_t r = size_t(2 * m + half);
-        Ex most = b_.let(max(lane(at(s, m, 0), 2 * half), lane(at(s, m, 0), 2 * half + 1)));
-        for (int64_t n = 1; n < span_ / 8; ++n)
-          for (int i = 0; i < 2; ++i) most = b_.let(max(most, lane(at(s, m, n), 2 * half + i)));
-        top[half] = b_.let(max(top_[r], row_reduce(Fn::ReduceMax, most)));
-        decay[half] = weight(top_[r] - top[half]);
-        b_.assign(top_[r], top[half]);
-      }
-      for (int64_t n = 0; n <= d_ / 8; ++n) {
-        const Ex o = at(out_, m, n);
-        b_.assign(o, pack({lane(o, 0) * decay[0], lane(o, 1) * decay[0], lane(o, 2) * decay[1], lane(o, 3) * decay[1]}));
-      }
+    std::vector<Ex> decay;
+    for (int64_t r = 0; r < 2 * blocks_; ++r) {
+      Ex most;
+      for (int64_t n = 0; n < span_ / 8; ++n)
+        for (int64_t i = r % 2 * 2; i < r % 2 * 2 + 2; ++i) {
+          const Ex x = lane(at(s, r / 2, n), int(i));
+          most = most.node ? b_.let(max(most, x)) : x;
+        }
+      most = row_reduce(Fn::ReduceMax, most);
+      const Ex before = top_[size_t(r)], top = b_.let(select(before + Ex(kSlack) < most, most, before));
+      decay.push_back(weight(before - top));
+      b_.assign(before, top);
+    }
+    Ex least = decay[0];
+    for (const Ex& d : decay) least = b_.let(min(least, d));
+    b_.if_(least < Ex(1.0), [&] {
+      for (int64_t m = 0; m < blocks_; ++m)
+        for (int64_t n = 0; n <= d_ / 8; ++n) {
+          std::vector<Ex> scaled;
+          for (int i = 0; i < 4; ++i) scaled.push_back(lane(at(out_, m, n), i) * decay[size_t(2 * m + i / 2)]);
+          b_.assign(at(out_, m, n), pack(scaled));
+        }
+    });
+    for (int64_t m = 0; m < blocks_; ++m)
       for (int64_t n = 0; n < span_ / 8; ++n) {
         std::vector<Ex> w;
-        for (int i = 0; i < 4; ++i) w.push_back(weight(lane(at(s, m, n), i) - top[i / 2]));
+        for (int i = 0; i < 4; ++i) w.push_back(weight(lane(at(s, m, n), i) - top_[size_t(2 * m + i / 2)]));
         at(s, m, n) = b_.let(pack({pack_f16(w[0], w[1]), pack_f16(w[2], w[3])}));  // half of an operand a
       }
-    }
   }
 
   void add_values(std::vector<Ex> weights, Ex values) {
