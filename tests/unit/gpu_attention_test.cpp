@@ -1,5 +1,5 @@
 // Append and attention as they come out of the pipeline, chunk after chunk into one cache.
-#include "gpu_kernel_fixture.h"
+#include "gpu_compiles.h"
 
 namespace prism {
 namespace {
@@ -30,7 +30,7 @@ void check_attention(GpuRows rows, int64_t most, const std::vector<int64_t>& chu
   auto fixture = GpuKernelFixture::create(attention_graphs(cases, most), rows);
   ASSERT_TRUE(fixture) << fixture.message();
   GpuKernelFixture& f = **fixture;
-  f.expect_compiles();
+  expect_compiles(f);
   ir::Evaluator evaluator(f.original());
   for (const Case& c : cases) {
     std::vector<std::vector<uint8_t>> planes(2, std::vector<uint8_t>(size_t(c.kv_heads * GpuKernelFixture::kContext * c.size) * 2));
