@@ -209,7 +209,7 @@ class Generator {
       return name;
     }();
     const std::string symbol = anchor + "_" + std::to_string(lowered_.size());
-    PRISM_TRY(LoweredKernel k, gpu() ? lower_gpu_kernel(op, symbol, p_.dims) : lower_kernel(op, symbol, p_.dims, options_.isa));
+    PRISM_TRY(LoweredKernel k, gpu() ? lower_gpu_kernel(op, symbol, p_.dims, gpu_target(options_.archs)) : lower_kernel(op, symbol, p_.dims, options_.isa));
     PRISM_CHECK(kir::verify(k.kernel));
     p_.kernels.push_back({symbol, text, uint64_t(k.kernel.scratch_bytes), k.kernel.block_threads, k.kernel.shared_bytes});
     index_[text] = lowered_.size();

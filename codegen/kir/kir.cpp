@@ -369,6 +369,18 @@ void Builder::async_copy(const Buffer& to, Ex index, const Buffer& from, Ex sour
 void Builder::async_commit() { push({Stmt::Kind::AsyncCommit}); }
 void Builder::async_wait(int groups) { push({Stmt::Kind::AsyncWait, -1, Ex(groups).node}); }
 
+void Builder::wgmma(Ex sum, const Buffer& a, Ex a_index, const Buffer& b, Ex b_index) {
+  Stmt s{Stmt::Kind::Wgmma, int(sum.node->ival), a_index.node, b_index.node};
+  s.source = a.id;
+  s.second = b.id;
+  push(std::move(s));
+}
+
+void Builder::wgmma_fence() { push({Stmt::Kind::WgmmaFence}); }
+void Builder::wgmma_commit() { push({Stmt::Kind::WgmmaCommit}); }
+void Builder::wgmma_wait(int groups) { push({Stmt::Kind::WgmmaWait, -1, Ex(groups).node}); }
+void Builder::async_fence() { push({Stmt::Kind::AsyncFence}); }
+
 void Builder::wait_at_least(const Buffer& counter, Ex index, Ex value) {
   if (is_const(value)) value = cast(Elem::U32, value);
   push({Stmt::Kind::WaitAtLeast, counter.id, index.node, value.node});

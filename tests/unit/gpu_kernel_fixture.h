@@ -28,7 +28,7 @@ class GpuKernelFixture {
     return name && *name ? name : "emu";
   }
 
-  static Result<std::unique_ptr<GpuKernelFixture>> create(const std::string& text, GpuRows rows) {
+  static Result<std::unique_ptr<GpuKernelFixture>> create(const std::string& text, GpuRows rows, std::vector<std::string> archs = {}) {
     std::unique_ptr<GpuKernelFixture> f(new GpuKernelFixture);
     PRISM_TRY(f->original_, ir::parse(text, "text"));
     PRISM_TRY(auto module, ir::parse(text, "text"));
@@ -45,6 +45,7 @@ class GpuKernelFixture {
                                         ",pack-weights{dense=row_major},dce,fuse-epilogues,plan-memory"));
     codegen::GenerateOptions options;
     options.target = target();
+    options.archs = std::move(archs);   // what kernels are made for
     if (options.target == "cuda") {
       PRISM_TRY(const auto device, rt::gpu::open_cuda());
       options.archs = {device->info().arch};
