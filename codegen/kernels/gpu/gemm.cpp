@@ -26,7 +26,7 @@ Tile tile_for(DType weights, int64_t n, ir::Dim rows, const GpuTarget& target) {
   const bool small = n <= 64 || (m && *m <= 64);
   if (weights == DType::F32 || (small && !target.wgmma)) return {64, 64, 32, 32, 3};
   if (target.wgmma) {
-    if (n <= 64) return {128, 64, 64, 64, 4};
+    if (small) return {64, 64, 64, 64, 4};
     if (n <= 1024 || weights == DType::F16) return {128, 128, 64, 128, 4};
     return {128, 256, 64, 256, 4};
   }
