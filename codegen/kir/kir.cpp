@@ -76,7 +76,8 @@ Ex binary(Kind k, Ex a, Ex b) {
   if (a.constant() && b.constant() && a.ty().elem == Elem::I64)
     if (auto v = fold(k, *a.constant(), *b.constant())) return Ex(*v);
   if (k == Kind::Add && is_int(a, 0)) return b;
-  if ((k == Kind::Add || k == Kind::Sub || k == Kind::Xor) && is_int(b, 0)) return a;
+  const bool nothing = k == Kind::Add || k == Kind::Sub || k == Kind::Xor || k == Kind::Shl || k == Kind::Shr;
+  if (nothing && is_int(b, 0)) return a;
   if (k == Kind::Mul && (is_int(a, 0) || is_int(b, 1))) return a;
   if (k == Kind::Mul && (is_int(b, 0) || is_int(a, 1))) return b;
   if (k == Kind::Div && is_int(b, 1)) return a;
