@@ -1,6 +1,8 @@
 #include "codegen/generate.h"
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "codegen/cpu/compile.h"
 #include "codegen/cuda/emulate.h"
@@ -42,6 +44,7 @@ class Generator {
     }
     PRISM_CHECK(weights());
     for (const auto& g : m_.graphs) PRISM_CHECK(entry(*g));
+    if (gpu()) PRISM_CHECK(largest_logits());
     place_counters();
     PRISM_CHECK(gpu() ? gpu_code() : machine_code());
     return std::move(p_);
@@ -189,6 +192,40 @@ class Generator {
     }
   }
 
+  /// For each entry point with logits another that picks the largest of its first row: all that the sampler mostly needs.
+  Status largest_logits() {
+    std::optional<uint32_t> kernel;
+    for (size_t i = 0, entries = p_.entries.size(); i < entries; ++i) {
+      rt::EntryPoint e = p_.entries[i];
+      const auto logits = std::find_if(e.outputs.begin(), e.outputs.end(), [](const rt::Slot& s) { return s.name == "logits"; });
+      if (p_.vocab < 1 || logits == e.outputs.end() || logits->dtype != "f32" || logits->shape.empty() ||
+          logits->shape.back().code != rt::Expr::constant(p_.vocab).code) continue;
+      if (!kernel) {
+        kernel = uint32_t(lowered_.size());
+        PRISM_CHECK(add("largest_logits", "", gpu_largest_logits("largest_logits", p_.dims, p_.vocab)));
+      }
+      const LoweredKernel& k = lowered_[*kernel];
+      const uint64_t at = logits->offset, count = uint64_t(std::min(rt::kMostLargest, p_.vocab));
+      auto reserve = [&, end = round_up(e.arena_bytes, 256)](uint64_t bytes) mutable {
+        const uint64_t begin = std::exchange(end, round_up(end + bytes, 64));
+        e.arena_bytes = end;
+        return begin;
+      };
+      const uint64_t temperature = reserve(4), values = reserve(4 * count), ids = reserve(4 * count), sum = reserve(4);
+      const uint64_t workspace = reserve(uint64_t(k.workspace_bytes));
+      e.name += rt::kLargestSuffix;
+      e.inputs = {{"temperature", "f32", {rt::Expr::constant(1)}, temperature}};
+      e.outputs = {{"logits", "f32", {rt::Expr::constant(int64_t(count))}, values}, {"ids", "i32", {rt::Expr::constant(int64_t(count))}, ids},
+                   {"sum", "f32", {rt::Expr::constant(1)}, sum}};
+      rt::Launch launch{*kernel, {}, expression(k.tasks)};
+      for (uint64_t offset : {temperature, at, values, ids, sum, workspace, kCountersLater}) launch.args.push_back({rt::Space::Arena, 0, offset});
+      e.launches = {std::move(launch)};
+      counters_ = std::max(counters_, k.counters);
+      p_.entries.push_back(std::move(e));
+    }
+    return ok();
+  }
+
   bool gpu() const { return options_.target != "cpu"; }
 
   rt::Slot slot(const ir::Value& v, const std::string& name, uint64_t offset) {
@@ -204,17 +241,23 @@ class Generator {
     const std::string anchor = [&] {
       std::string name = "rows";
       for (const ir::Operation& o : op.body->ops)
-        if (o.op == ir::Op::Linear || o.op == ir::Op::FlashAttention || o.op == ir::Op::KvAppend || o.op == ir::Op::Embedding)
+        if (o.op == ir::Op::Linear || o.op == ir::Op::FlashAttention || o.op == ir::Op::KvAppend || o.op == ir::Op::Embedding ||
+            o.op == ir::Op::Conv2d || o.op == ir::Op::Matmul)
           name = std::string(ir::info(o.op).mnemonic);
       return name;
     }();
     const std::string symbol = anchor + "_" + std::to_string(lowered_.size());
     PRISM_TRY(LoweredKernel k, gpu() ? lower_gpu_kernel(op, symbol, p_.dims, gpu_target(options_.archs)) : lower_kernel(op, symbol, p_.dims, options_.isa));
+    index_[text] = lowered_.size();
+    PRISM_CHECK(add(symbol, text, std::move(k)));
+    return lowered_.size() - 1;
+  }
+
+  Status add(const std::string& symbol, const std::string& text, LoweredKernel k) {
     PRISM_CHECK(kir::verify(k.kernel));
     p_.kernels.push_back({symbol, text, uint64_t(k.kernel.scratch_bytes), k.kernel.block_threads, k.kernel.shared_bytes});
-    index_[text] = lowered_.size();
     lowered_.push_back(std::move(k));
-    return lowered_.size() - 1;
+    return ok();
   }
 
   Status machine_code() {

@@ -1,6 +1,7 @@
 // fuse-epilogues: groups ops into kernels. Work is never done twice: an op is in exactly one kernel (positions and
 // constants are copied). The kinds of kernels, which are those code generation knows:
 //   linear     a linear and what follows for the same rows: bias, residual, activation, glu, scale, q8a or bf16
+//   product    a conv2d or matmul and the elementwise ops and batch_norm of the same shape that follow
 //   append     split, norm, rope of q, k and v, and kv_append
 //   attention  flash_attention, its heads side by side, q8a
 //   row-wise   any connected group of elementwise ops, norms, softmax, q8a, embedding over the same rows; `tail` starts
@@ -28,6 +29,8 @@ class Fuser {
 
   void run() {
     for_each(Op::Linear, &Fuser::fuse_linear);
+    for_each(Op::Conv2d, &Fuser::fuse_product);
+    for_each(Op::Matmul, &Fuser::fuse_product);
     for_each(Op::KvAppend, &Fuser::fuse_append);
     for_each(Op::FlashAttention, &Fuser::fuse_attention);
     for (Operation& op : graph_.ops) fuse_rows(&op);
@@ -79,6 +82,18 @@ class Fuser {
         if (is_narrowing(*u.op) && !claimed(u.op) && claim({op, u.op})) return;
       Operation* user = only_user(v);
       if (!user || claimed(user) || !is_epilogue(*user, v) || !claim({op, user})) return;
+      op = user;
+    }
+  }
+
+  void fuse_product(Operation* op) {
+    claim({op});
+    for (;;) {
+      const Value* v = op->result();
+      Operation* user = only_user(v);
+      if (!user || claimed(user) || user->results.size() != 1 || user->result()->type != v->type) return;
+      const bool follows = has_trait(user->op, Elementwise) || (user->op == Op::BatchNorm && user->operand(0) == v);
+      if (!follows || !claim({op, user})) return;
       op = user;
     }
   }

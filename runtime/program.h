@@ -70,8 +70,13 @@ struct Slot {
   uint64_t offset = 0;
 };
 
+/// The most logits that a program picks for the sampler on a GPU, and the name of the entry point that does, after that of the
+/// entry point whose logits they are.
+constexpr int64_t kMostLargest = 64;
+constexpr const char* kLargestSuffix = ".largest";
+
 struct EntryPoint {
-  std::string name;           ///< "prefill", "decode", "verify"
+  std::string name;           ///< "prefill", "decode", "verify"; on GPUs also "prefill.largest", "decode.largest"
   std::vector<Slot> inputs, outputs;
   std::vector<int64_t> dim_min, dim_max;  ///< allowed values, per Program::dims
   uint64_t arena_bytes = 0;

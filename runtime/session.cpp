@@ -29,11 +29,19 @@ Result<DimIndices> find_dims(const Program& p, const std::string& name) {
   return found;
 }
 
+/// What follows an entry point where logits are far away: temperature in, the largest logits of its first row out.
+struct Largest {
+  const EntryPoint* entry = nullptr;
+  uint64_t temperature = 0, logits = 0, ids = 0, sum = 0;  // offsets in the arena
+  size_t count = 0;
+};
+
 /// An entry point of a language model: ids in, logits of the last `out` positions out.
 struct Step {
   const EntryPoint* entry = nullptr;
   uint64_t ids = 0, logits = 0;  // offsets in the arena
   int64_t max_seq = 1, max_out = 1;
+  Largest largest;
 };
 
 class LanguageSession final : public Session {
@@ -56,17 +64,27 @@ class LanguageSession final : public Session {
     return std::unique_ptr<Session>(std::move(s));
   }
 
-  Result<std::span<const float>> feed(std::span<const int32_t> ids) override {
-    return advance(prefill_.entry ? prefill_ : decode_, ids);
+  Status feed(std::span<const int32_t> ids) override { return advance(prefill_.entry ? prefill_ : decode_, ids); }
+  Status step(int32_t id) override { return advance(decode_.entry ? decode_ : prefill_, {&id, 1}); }
+
+  Result<std::span<const float>> logits() override {
+    PRISM_CHECK(check_logits());
+    return rows(*last_, 1);
   }
 
-  Result<std::span<const float>> step(int32_t id) override {
-    return advance(decode_.entry ? decode_ : prefill_, {&id, 1});
+  Result<int32_t> sample(Sampler& sampler) override {
+    PRISM_CHECK(check_logits());
+    if (last_->largest.entry) {
+      PRISM_TRY(const auto id, sample_largest(last_->largest, sampler));
+      if (id) return *id;
+    }
+    return Session::sample(sampler);
   }
 
   Status score(std::span<const int32_t> ids,
                const std::function<void(size_t, std::span<const float>)>& report) override {
     PRISM_CHECK(check(ids));
+    last_ = nullptr;
     const int64_t before = position_;
     const Step& step = verify_.entry ? verify_ : decode_.entry ? decode_ : prefill_;
     const size_t most = verify_.entry ? size_t(std::min(verify_.max_seq, verify_.max_out)) : 1;
@@ -87,7 +105,10 @@ class LanguageSession final : public Session {
     return ok();
   }
 
-  void rewind(int64_t positions) override { position_ = std::clamp<int64_t>(positions, 0, position_); }
+  void rewind(int64_t positions) override {
+    position_ = std::clamp<int64_t>(positions, 0, position_);
+    last_ = nullptr;
+  }
   int64_t position() const override { return position_; }
   KvStats kv_stats() const override { return executor_->kv_stats(position_, capacity_); }
 
@@ -120,7 +141,22 @@ class LanguageSession final : public Session {
                    " logits, expected at least 1");
     PRISM_TRY(step.ids, find_slot(e, e.inputs, "ids", "i32", uint64_t(step.max_seq), 1));
     PRISM_TRY(step.logits, find_slot(e, e.outputs, "logits", "f32", uint64_t(step.max_out), uint64_t(vocab_)));
+    PRISM_TRY(step.largest, find_largest(exe.entry(e.name + kLargestSuffix)));
     return step;
+  }
+
+  Result<Largest> find_largest(const EntryPoint* e) const {
+    Largest l;
+    l.entry = e;
+    if (!e) return l;
+    l.count = size_t(std::min(kMostLargest, vocab_));
+    PRISM_TRY(l.temperature, find_slot(*e, e->inputs, "temperature", "f32", 1, 1));
+    PRISM_TRY(l.logits, find_slot(*e, e->outputs, "logits", "f32", 1, l.count));
+    PRISM_TRY(l.ids, find_slot(*e, e->outputs, "ids", "i32", 1, l.count));
+    PRISM_TRY(l.sum, find_slot(*e, e->outputs, "sum", "f32", 1, 1));
+    if (l.logits > l.ids || l.ids > l.sum || l.sum - l.logits > 4 * kMostLargest * sizeof(float))
+      return error(name_, ": entry point ", quoted(e->name), ": found outputs at ", l.logits, ", ", l.ids, " and ", l.sum, ", expected them side by side");
+    return l;
   }
 
   Result<uint64_t> find_slot(const EntryPoint& e, const std::vector<Slot>& slots, const char* slot_name,
@@ -140,21 +176,35 @@ class LanguageSession final : public Session {
     return error(name_, ": entry point ", quoted(e.name), ": found no slot ", quoted(slot_name), ", expected one");
   }
 
-  /// Logits after the last id.
-  Result<std::span<const float>> advance(const Step& step, std::span<const int32_t> ids) {
+  Status advance(const Step& step, std::span<const int32_t> ids) {
     PRISM_CHECK(check(ids));
+    last_ = nullptr;
     const int64_t before = position_;
     while (!ids.empty()) {
       const auto chunk = ids.first(std::min(ids.size(), size_t(step.max_seq)));
       if (Status s = run(step, chunk, 1); !s) {
         position_ = before;
-        return s.err();
+        return s;
       }
       ids = ids.subspan(chunk.size());
     }
-    auto logits = rows(step, 1);
-    if (!logits) position_ = before;
-    return logits;
+    last_ = &step;
+    return ok();
+  }
+
+  Status check_logits() const {
+    return last_ ? ok() : Status(error(name_, ": logits: found none, expected a feed or a step just before"));
+  }
+
+  /// nullopt: the sampler needs all logits.
+  Result<std::optional<int32_t>> sample_largest(const Largest& l, Sampler& sampler) {
+    const float temperature = sampler.temperature();
+    PRISM_CHECK(executor_->write(l.temperature, {reinterpret_cast<const uint8_t*>(&temperature), sizeof temperature}));
+    PRISM_CHECK(executor_->run(*l.entry, dims_));
+    PRISM_TRY(const uint8_t* found, executor_->read(l.logits, l.sum + sizeof(float) - l.logits));
+    const auto* ids = reinterpret_cast<const int32_t*>(found + (l.ids - l.logits));
+    const float sum = *reinterpret_cast<const float*>(found + (l.sum - l.logits));
+    return sampler.sample({{reinterpret_cast<const float*>(found), l.count}, {ids, l.count}, sum, vocab_});
   }
 
   Status check(std::span<const int32_t> ids) const {
@@ -195,10 +245,16 @@ class LanguageSession final : public Session {
   DimIndices at_;
   std::vector<int64_t> dims_;
   Step prefill_, decode_, verify_;
+  const Step* last_ = nullptr;  // whose first row of logits follows the last id
   std::unique_ptr<Executor> executor_;
 };
 
 }  // namespace
+
+Result<int32_t> Session::sample(Sampler& sampler) {
+  PRISM_TRY(const auto all, logits());
+  return sampler.sample(all);
+}
 
 Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<Executable> exe, const SessionOptions& options) {
   return LanguageSession::create(std::move(exe), options);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/executable.h"
+#include "runtime/sampler.h"
 
 namespace prism::rt {
 
@@ -27,12 +28,16 @@ class Session {
   static Result<std::unique_ptr<Session>> create(std::shared_ptr<Executable> exe, const SessionOptions& options = {});
   virtual ~Session() = default;
 
-  /// Appends a prompt, or more of it, to the context and returns the logits after its last id, [vocab], valid until the
-  /// next call: the same bits whatever pieces it comes in. Error if an id is outside the vocabulary or the context is full
-  /// (state unchanged).
-  virtual Result<std::span<const float>> feed(std::span<const int32_t> ids) = 0;
+  /// Appends a prompt, or more of it, to the context: the same logits, bit by bit, whatever pieces it comes in. Error if an id is
+  /// outside the vocabulary or the context is full (state unchanged). A GPU may still be at work; what goes wrong there is the
+  /// error of the next call that waits for it.
+  virtual Status feed(std::span<const int32_t> ids) = 0;
   /// The same for one generated id: made for a single row, while feed is made for many and may round differently.
-  virtual Result<std::span<const float>> step(int32_t id) = 0;
+  virtual Status step(int32_t id) = 0;
+  /// After the last id of the last feed or step, [vocab], valid until the next call. Error if something else came after it.
+  virtual Result<std::span<const float>> logits() = 0;
+  /// The token the sampler picks from logits(), without bringing all of them here where few are enough.
+  virtual Result<int32_t> sample(Sampler& sampler);
   /// As a step for each id, several at once: calls `row(i, logits)` in order.
   virtual Status score(std::span<const int32_t> ids, const std::function<void(size_t, std::span<const float>)>& row) = 0;
   virtual void rewind(int64_t positions) = 0;  ///< forget all positions from `positions` on

@@ -45,14 +45,19 @@ Status run(const Options& o) {
     return v;
   };
   if (o.depth > 0) PRISM_CHECK(session->feed(ids(o.depth)));
+  PRISM_TRY(auto greedy, rt::Sampler::create({}));
   Samples prefill, decode;
   auto timed = [&](Samples& out, int64_t n, bool one_by_one, bool count) -> Status {
     const auto list = ids(n);
     const auto start = Clock::now();
     if (one_by_one) {
-      for (int32_t id : list) PRISM_CHECK(session->step(id));
+      for (int32_t id : list) {
+        PRISM_CHECK(session->step(id));
+        PRISM_CHECK(session->sample(greedy));  // what generating a token takes
+      }
     } else {
       PRISM_CHECK(session->feed(list));
+      PRISM_CHECK(session->sample(greedy));
     }
     if (count) out.rates.push_back(double(n) / std::chrono::duration<double>(Clock::now() - start).count());
     session->rewind(o.depth);

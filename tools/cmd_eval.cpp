@@ -39,7 +39,8 @@ Status run(const Options& o) {
   auto write = [&](size_t, std::span<const float> row) { out.write(reinterpret_cast<const char*>(row.data()), std::streamsize(row.size_bytes())); };
   auto prefill = [&]() -> Status {
     for (size_t i = 0; i < ids.size(); ++i) {
-      PRISM_TRY(auto row, session->feed(std::span(ids).subspan(i, 1)));
+      PRISM_CHECK(session->feed(std::span(ids).subspan(i, 1)));
+      PRISM_TRY(auto row, session->logits());
       write(i, row);
     }
     return ok();

@@ -50,7 +50,7 @@ Status run(const RunOptions& o) {
   const double load_ms = 1e3 * seconds(Clock::now() - load_start);
 
   const auto start = Clock::now();
-  PRISM_TRY(auto logits, about(o.model, session->feed(ids)));
+  PRISM_CHECK(about(o.model, session->feed(ids)));
   for (int32_t id : ids) sampler.accept(id);
   gguf::StreamDecoder stream(*tokenizer);
   std::vector<int32_t> made;
@@ -66,7 +66,7 @@ Status run(const RunOptions& o) {
   };
   if (!o.json) PRISM_CHECK(emit(o.prompt));
   for (int64_t i = 0; i < o.count; ++i) {
-    const int32_t id = sampler.sample(logits);
+    PRISM_TRY(const int32_t id, about(o.model, session->sample(sampler)));
     if (i == 0) {
       first_at = Clock::now();
       first_token_ms = 1e3 * seconds(first_at - start);
@@ -84,7 +84,7 @@ Status run(const RunOptions& o) {
       stop = "context";
       break;
     }
-    PRISM_TRY(logits, about(o.model, session->step(id)));
+    PRISM_CHECK(about(o.model, session->step(id)));
   }
   PRISM_CHECK(emit(stream.flush()));
   const double decode_seconds = seconds(Clock::now() - first_at);

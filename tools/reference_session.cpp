@@ -16,16 +16,18 @@ class ReferenceSession final : public rt::Session {
     }
   }
 
-  Result<std::span<const float>> feed(std::span<const int32_t> ids) override {
-    PRISM_CHECK(forward(ids, 1));
+  Status feed(std::span<const int32_t> ids) override { return forward(ids, 1); }
+  Status step(int32_t id) override { return feed({&id, 1}); }
+
+  Result<std::span<const float>> logits() override {
+    if (int64_t(logits_.size()) != vocab_) return error("logits: found none, expected a feed or a step just before");
     return std::span<const float>(logits_);
   }
-
-  Result<std::span<const float>> step(int32_t id) override { return feed({&id, 1}); }
 
   Status score(std::span<const int32_t> ids, const std::function<void(size_t, std::span<const float>)>& row) override {
     PRISM_CHECK(forward(ids, int64_t(ids.size())));
     for (size_t i = 0; i < ids.size(); ++i) row(i, std::span<const float>(logits_).subspan(i * size_t(vocab_), size_t(vocab_)));
+    logits_.clear();
     return ok();
   }
 
@@ -38,6 +40,7 @@ class ReferenceSession final : public rt::Session {
       t.shape[0] = positions;
     }
     past_ = positions;
+    logits_.clear();
   }
   int64_t position() const override { return past_; }
   rt::KvStats kv_stats() const override {

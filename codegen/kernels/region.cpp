@@ -16,7 +16,9 @@ Elem Region::elem_of(const ir::Type& t) {
     case DType::BF16: return Elem::BF16;
     case DType::I32: return Elem::I32;
     case DType::I64: return Elem::I64;
+    case DType::F64: return Elem::F64;
     case DType::I8: return Elem::I8;
+    case DType::I16: return Elem::I16;
     default: return Elem::U8;  // blocks: indexed in bytes
   }
 }

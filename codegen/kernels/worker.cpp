@@ -101,4 +101,25 @@ void store_q8a_warp(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, 
   b.if_(lane == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), cast(Elem::F32, low), cast(Elem::F32, high)); });
 }
 
+void store_q8a_quad(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored) {
+  Ex amax = Ex(0.0);
+  for (Ex& v : values) {
+    v = b.let(v);
+    amax = b.let(max(amax, b.let(call(Fn::Abs, {v}))));
+  }
+  amax = warp_reduce(b, Fn::ReduceMax, amax, 4);
+  const Ex inverse = inverse_scale(b, amax), place = b.let(b.thread() % 4);
+  for (Ex& v : values) v = quantized(b, v, inverse);
+  Ex halves[2];
+  for (size_t h = 0; h < 2; ++h) {
+    const Ex* v = &values[4 * h];
+    halves[h] = warp_reduce(b, Fn::ReduceAdd, b.let((v[0] + v[1]) + (v[2] + v[3])), 4);
+  }
+  b.if_(stored, [&] {
+    for (size_t i = 0; i < values.size(); i += 2)
+      b.store(out, row + block * 32 + place * 2 + Ex(int64_t(4 * i)), pack({cast(Elem::I8, values[i]), cast(Elem::I8, values[i + 1])}));
+    b.if_(place == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), cast(Elem::F32, halves[0]), cast(Elem::F32, halves[1])); });
+  });
+}
+
 }  // namespace prism::codegen

@@ -40,5 +40,8 @@ kir::Ex warp_reduce(kir::Builder& b, kir::Fn fn, kir::Ex value, int lanes = 32);
 /// value of each lane of a warp.
 void store_q8a(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex lo, kir::Ex hi);
 void store_q8a_warp(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex value);
+/// GPUs: the same of 32 values in four neighbouring lanes as a matrix product leaves them: value 2i+e of a lane's eight is number
+/// 8i + 2 (lane % 4) + e. The whole warp calls it; stored where `stored`.
+void store_q8a_quad(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, std::vector<kir::Ex> values, kir::Ex stored);
 
 }  // namespace prism::codegen

@@ -58,7 +58,8 @@ class CudaRenderer final : public CRenderer {
 
   std::string address(int buffer, const Ref& index) override {
     const Buffer& b = kernel_->buffers[size_t(buffer)];
-    return "b" + std::to_string(b.id) + ", " + expr((cast(Elem::I64, Ex(index)) * Ex(int64_t(elem_bytes(b.elem)))).node);
+    const Ex at = b.space == Buffer::Space::Shared ? Ex(index) : cast(Elem::I64, Ex(index));  // 32 bits: sums with constants become part of an instruction
+    return "b" + std::to_string(b.id) + ", " + expr((at * Ex(int64_t(elem_bytes(b.elem)))).node);
   }
 
   std::string expr(const Ref& r) override {
@@ -72,6 +73,9 @@ class CudaRenderer final : public CRenderer {
         const Buffer& b = kernel_->buffers[size_t(r->ival)];
         return (b.constant ? "read<" : "load<") + type(r->ty) + ">(" + address(b.id, r->args[0]) + ")";
       }
+      case Kind::Min: case Kind::Max:
+        if (r->ty.elem != Elem::F32) break;
+        return std::string(r->kind == Kind::Min ? "min_f32(" : "max_f32(") + expr(r->args[0]) + ", " + expr(r->args[1]) + ")";
       case Kind::Splat: return "splat<" + type(r->ty) + ">(" + expr(r->args[0]) + ")";
       case Kind::Lane: return expr(r->args[0]) + ".e[" + std::to_string(r->ival) + "]";
       case Kind::Pack: {

@@ -92,7 +92,7 @@ DEVICE void wait_at_least(const u8* b, i64 offset, u32 v) {
 
 DEVICE void async_copy(u8* to, i64 offset, const u8* from, i64 source, i32 bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               :: "r"(shared_address(to + offset)), "l"(__cvta_generic_to_global(from + source)), "r"(bytes) : "memory");
+               :: "r"(shared_address(to) + (u32)offset), "l"(__cvta_generic_to_global(from + source)), "r"(bytes) : "memory");
 }
 #define async_copy_constant async_copy
 DEVICE void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -110,7 +110,7 @@ DEVICE u64 matrix_descriptor(const u8* p) { return 0x4000004000010000ul | (share
   DEVICE vec<u32, 4> name(const u8* b, i64 offset) { \
     vec<u32, 4> v; \
     asm volatile("ldmatrix.sync.aligned.m8n8.x4" form ".shared.b16 {%0, %1, %2, %3}, [%4];" \
-                 : "=r"(v.e[0]), "=r"(v.e[1]), "=r"(v.e[2]), "=r"(v.e[3]) : "r"(shared_address(b + offset)) : "memory"); \
+                 : "=r"(v.e[0]), "=r"(v.e[1]), "=r"(v.e[2]), "=r"(v.e[3]) : "r"(shared_address(b) + (u32)offset) : "memory"); \
     return v; \
   }
 LD_MATRIX(ld_matrix, "")
@@ -134,6 +134,8 @@ DEVICE u16 f32_bf16(f32 f) { u16 h; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f
 DEVICE u32 pack_f16(f32 low, f32 high) { u32 v; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low)); return v; }
 DEVICE u32 pack_bf16(f32 low, f32 high) { u32 v; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low)); return v; }
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
+DEVICE f32 min_f32(f32 a, f32 b) { return fminf(a, b); }
+DEVICE f32 max_f32(f32 a, f32 b) { return fmaxf(a, b); }
 DEVICE f32 exp_f32(f32 x) { return expf(x); }
 DEVICE f32 tanh_f32(f32 x) { return tanhf(x); }
 DEVICE f32 erf_f32(f32 x) { return erff(x); }
@@ -266,6 +268,8 @@ DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
 #else
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return prism_emu->fma(a, b, c); }
 #endif
+DEVICE f32 min_f32(f32 a, f32 b) { return a < b || b != b ? a : b; }
+DEVICE f32 max_f32(f32 a, f32 b) { return a > b || b != b ? a : b; }
 DEVICE f32 exp_f32(f32 x) { return prism_emu->math(0, x); }
 DEVICE f32 tanh_f32(f32 x) { return prism_emu->math(1, x); }
 DEVICE f32 erf_f32(f32 x) { return prism_emu->math(2, x); }

@@ -74,7 +74,9 @@ bool depends_on_dims(const Expr& e) {
 class GpuExecutor final : public Executor {
  public:
   GpuExecutor(std::shared_ptr<const Executable> exe, const std::string& name)
-      : Executor(std::move(exe), name), program_(*exe_->gpu()), driver_(program_.driver()), staged_(driver_), result_(driver_) {}
+      : Executor(std::move(exe), name), program_(*exe_->gpu()), driver_(program_.driver()), result_(driver_) {}
+
+  ~GpuExecutor() override { static_cast<void>(finish()); }  // before its memory goes
 
   Status init(int64_t capacity, bool persistent) {
     const Program& p = exe_->program();
@@ -84,11 +86,11 @@ class GpuExecutor final : public Executor {
     PRISM_TRY(arena_, DeviceMemory::zeroed(driver_, arena_bytes(), name_ + ": arena"));
     dims_bytes_ = p.dims.size() * sizeof(int64_t);
     PRISM_TRY(dims_, DeviceMemory::zeroed(driver_, std::max<uint64_t>(dims_bytes_, sizeof(int64_t)), name_ + ": dims"));
-    uint64_t input_bytes = 0;
-    for (const EntryPoint& e : p.entries) input_bytes = std::max(input_bytes, most_input_bytes(e));
-    PRISM_CHECK(staged_.reserve(dims_bytes_ + input_bytes));
     for (const EntryPoint& e : p.entries) {
       entries_.push_back(bind(e));
+      entries_.back().room = most_input_bytes(e);
+      entries_.back().staged = std::make_unique<HostMemory>(driver_);
+      PRISM_CHECK(entries_.back().staged->reserve(dims_bytes_ + entries_.back().room));
       if (persistent && e.persistent >= 0) PRISM_CHECK(make_persistent(e, entries_.back()));
     }
     return ok();
@@ -96,9 +98,8 @@ class GpuExecutor final : public Executor {
 
   Status write(uint64_t offset, std::span<const uint8_t> from) override {
     // One input at a time is all that entry points have so far; it goes along with the dims.
-    input_ = {offset, from.size()};
-    if (from.size() > input_room_) return error(name_, ": input of ", from.size(), " bytes, expected at most ", input_room_);
-    std::memcpy(staged_.data() + dims_bytes_, from.data(), from.size());
+    input_.assign(from.begin(), from.end());
+    input_at_ = offset;
     return ok();
   }
 
@@ -107,19 +108,25 @@ class GpuExecutor final : public Executor {
     for (int64_t d : dims)
       if (d > INT32_MAX) return error(name_, ": entry point ", quoted(entry.name), ": found a dim of ", d, ", a GPU's kernels expect at most ", INT32_MAX);
     BoundEntry& bound = entries_[size_t(&entry - exe_->program().entries.data())];
+    if (input_.size() > bound.room)
+      return error(name_, ": entry point ", quoted(entry.name), ": found an input of ", input_.size(), " bytes, expected at most ", bound.room);
     for (size_t i = 0; i < bound.launches.size(); ++i) {
       PRISM_TRY(bound.launches[i].blocks, tasks(entry, i, dims, INT32_MAX));
     }
-    std::memcpy(staged_.data(), dims.data(), dims.size_bytes());
+    if (bound.run > waited_) PRISM_CHECK(finish());  // what it staged may not have been read yet
+    bound.run = ++runs_;
+    std::memcpy(bound.staged->data(), dims.data(), dims.size_bytes());
+    std::memcpy(bound.staged->data() + dims_bytes_, input_.data(), input_.size());
     if (!bound.replayable) return submit(bound);
-    if (!bound.graph || bound.recorded != input_) {
+    const std::pair<uint64_t, uint64_t> input(input_at_, input_.size());
+    if (!bound.graph || bound.recorded != input) {
       PRISM_CHECK(driver_.begin_recording());
       const Status submitted = submit(bound);
       auto graph = driver_.end_recording();  // ends it also when something failed
       PRISM_CHECK(submitted);
       if (!graph) return graph.err();
       bound.graph = std::move(*graph);
-      bound.recorded = input_;
+      bound.recorded = input;
     }
     return driver_.replay(*bound.graph);
   }
@@ -127,7 +134,7 @@ class GpuExecutor final : public Executor {
   Result<const uint8_t*> read(uint64_t offset, uint64_t bytes) override {
     PRISM_CHECK(result_.reserve(bytes));
     PRISM_CHECK(driver_.download_later(result_.data(), arena_ + offset, bytes));
-    PRISM_CHECK(driver_.synchronize());
+    PRISM_CHECK(finish());
     return result_.data();
   }
 
@@ -143,17 +150,24 @@ class GpuExecutor final : public Executor {
     std::vector<Address> persistent_args;
     std::optional<Launch> persistent;
     std::unique_ptr<Graph> graph;
-    std::pair<uint64_t, uint64_t> recorded;
+    std::pair<uint64_t, uint64_t> recorded;   // the input's place and size
+    std::unique_ptr<HostMemory> staged;       // dims and then the input: an entry point's own, so that another may follow at once
+    uint64_t room = 0;                        // for the input
+    uint64_t run = 0;                         // number of its last run
   };
 
-  uint64_t most_input_bytes(const EntryPoint& e) {
+  Status finish() {
+    waited_ = runs_;
+    return driver_.synchronize();
+  }
+
+  static uint64_t most_input_bytes(const EntryPoint& e) {
     uint64_t bytes = 0;
     for (const Slot& s : e.inputs) {
       uint64_t values = 1;
       for (const Expr& d : s.shape) values *= uint64_t(*d.evaluate(e.dim_max));  // validated
       bytes = std::max(bytes, values * sizeof(float));
     }
-    input_room_ = std::max(input_room_, bytes);
     return bytes;
   }
 
@@ -205,8 +219,8 @@ class GpuExecutor final : public Executor {
   }
 
   Status submit(const BoundEntry& entry) {
-    PRISM_CHECK(driver_.upload_later(dims_ + 0, staged_.data(), dims_bytes_));
-    PRISM_CHECK(driver_.upload_later(arena_ + input_.first, staged_.data() + dims_bytes_, input_.second));
+    PRISM_CHECK(driver_.upload_later(dims_ + 0, entry.staged->data(), dims_bytes_));
+    PRISM_CHECK(driver_.upload_later(arena_ + input_at_, entry.staged->data() + dims_bytes_, input_.size()));
     if (entry.persistent) {
       PRISM_CHECK(driver_.zero(entry.table + entry.counters_at, entry.counter_bytes));
       return driver_.launch(*entry.persistent);
@@ -219,9 +233,11 @@ class GpuExecutor final : public Executor {
   Driver& driver_;
   KvLayout kv_;
   DeviceMemory cache_, arena_, dims_;
-  uint64_t dims_bytes_ = 0, input_room_ = 0;
-  HostMemory staged_, result_;                 // dims and then the input; what was read
-  std::pair<uint64_t, uint64_t> input_ = {0, 0};  // offset in the arena, bytes
+  uint64_t dims_bytes_ = 0;
+  HostMemory result_;                          // what was read
+  std::vector<uint8_t> input_;                 // of the next run
+  uint64_t input_at_ = 0;                      // its offset in the arena
+  uint64_t runs_ = 0, waited_ = 0;             // how many there were, and how many have ended for certain
   std::vector<BoundEntry> entries_;            // as Program::entries
 };
 

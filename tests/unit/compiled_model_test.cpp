@@ -45,8 +45,9 @@ std::vector<float> feed(const std::shared_ptr<rt::Executable>& exe, const std::v
   EXPECT_TRUE(session) << session.message();
   std::vector<float> all;
   for (size_t at = 0; at < ids.size(); at += chunk) {
-    auto logits = (*session)->feed(std::span(ids).subspan(at, std::min(chunk, ids.size() - at)));
-    EXPECT_TRUE(logits) << logits.message();
+    const Status fed = (*session)->feed(std::span(ids).subspan(at, std::min(chunk, ids.size() - at)));
+    EXPECT_TRUE(fed) << fed.message();
+    const auto logits = (*session)->logits();
     all.insert(all.end(), logits->begin(), logits->end());
   }
   return all;
@@ -57,8 +58,9 @@ std::vector<float> steps(const std::shared_ptr<rt::Executable>& exe, std::span<c
   EXPECT_TRUE(session) << session.message();
   std::vector<float> all;
   for (int32_t id : ids) {
-    auto logits = (*session)->step(id);
-    EXPECT_TRUE(logits) << logits.message();
+    const Status stepped = (*session)->step(id);
+    EXPECT_TRUE(stepped) << stepped.message();
+    const auto logits = (*session)->logits();
     all.insert(all.end(), logits->begin(), logits->end());
   }
   return all;

@@ -49,7 +49,7 @@ void check_format(DType t, const Archs& target) {
     else graphs += "    %y = linear(%x, @" + w + ")" + result;
     graphs += "    return %y\n  }\n";
   }
-  auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Many, target);
+  auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Many, "", target);
   ASSERT_TRUE(fixture) << fixture.message();
   expect_compiles(**fixture, {""}, compiled(target));
   const int64_t seqs[] = {1, 17, 130, 3, 65};

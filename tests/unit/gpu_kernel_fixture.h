@@ -28,7 +28,8 @@ class GpuKernelFixture {
     return name && *name ? name : "emu";
   }
 
-  static Result<std::unique_ptr<GpuKernelFixture>> create(const std::string& text, GpuRows rows, std::vector<std::string> archs = {}) {
+  /// The graphs of `text` compiled for the device, by a pipeline made for the number of rows or by another; emu: for what `archs` have.
+  static Result<std::unique_ptr<GpuKernelFixture>> create(const std::string& text, GpuRows rows, std::string pipeline = "", std::vector<std::string> archs = {}) {
     std::unique_ptr<GpuKernelFixture> f(new GpuKernelFixture);
     PRISM_TRY(f->original_, ir::parse(text, "text"));
     PRISM_TRY(auto module, ir::parse(text, "text"));
@@ -41,8 +42,9 @@ class GpuKernelFixture {
     const bool many = rows == GpuRows::Many;
     const std::string types = std::string("quantize-activations{bf16_layout=row_major") + (many ? ",bf16_rows=2}" : "}");
     PRISM_CHECK(run_passes(*f->original_, types));  // what the kernels compute
-    PRISM_CHECK(run_passes(*module, std::string("fuse-attention{tile_q=") + (many ? "64}," : "16},") + types +
-                                        ",pack-weights{dense=row_major},dce,fuse-epilogues,plan-memory"));
+    if (pipeline.empty())
+      pipeline = std::string("fuse-attention{tile_q=") + (many ? "64}," : "16},") + types + ",pack-weights{dense=row_major},dce,fuse-epilogues,plan-memory";
+    PRISM_CHECK(run_passes(*module, pipeline));
     codegen::GenerateOptions options;
     options.target = target();
     options.archs = std::move(archs);   // what kernels are made for

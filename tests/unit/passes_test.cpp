@@ -397,8 +397,8 @@ TEST(Pipeline, ErrorsSuggestTheNearestName) {
             "pipeline: pass fuse-attention: unknown option 'tile_x', did you mean 'tile_q'?");
   EXPECT_EQ(pipeline_error("fuse-attention{tile_k=no}"),
             "pipeline: pass fuse-attention, option tile_k: found 'no', expected a positive integer");
-  EXPECT_EQ(pipeline_error("pack-weights{layout=x}"),
-            "pipeline: pass pack-weights, option layout: found 'x', expected rows16");
+  EXPECT_EQ(pipeline_error("pack-weights{dense=x}"),
+            "pipeline: pass pack-weights, option dense: found 'x', expected rows16|row_major");
   EXPECT_EQ(pipeline_error("cse{x=1}"), "pipeline: pass cse: found option 'x', expected none");
   EXPECT_EQ(pipeline_error("cse,"), "pipeline: found the end after ',', expected a pass");
   EXPECT_EQ(pipeline_error("fuse-attention{tile_k=3"), "pipeline: pass fuse-attention: found no '}' after its options");

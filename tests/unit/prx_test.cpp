@@ -116,7 +116,9 @@ void expect_works(const std::shared_ptr<Executable>& exe) {
   auto session = Session::create(exe);
   ASSERT_TRUE(session) << session.message();
   const std::vector<int32_t> ids = {1, 4, 2, 0, 3, 3, 1, 2, 4, 4};
-  const auto logits = (*session)->feed(ids);
+  const Status fed = (*session)->feed(ids);
+  ASSERT_TRUE(fed) << fed.message();
+  const auto logits = (*session)->logits();
   ASSERT_TRUE(logits) << logits.message();
   EXPECT_EQ(std::vector<float>(logits->begin(), logits->end()), expected_logits(ids, 9));
 }

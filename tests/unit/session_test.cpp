@@ -25,11 +25,15 @@ std::unique_ptr<Session> make_session(const std::shared_ptr<Executable>& exe, un
   return std::move(*s);
 }
 
-Logits feed(Session& s, std::span<const int32_t> ids) {
-  const auto r = s.feed(ids);
+Logits logits(Session& s, const Status& fed) {
+  EXPECT_TRUE(fed) << fed.message();
+  const auto r = s.logits();
   EXPECT_TRUE(r) << r.message();
   return r ? Logits(r->begin(), r->end()) : Logits();
 }
+
+Logits feed(Session& s, std::span<const int32_t> ids) { return logits(s, s.feed(ids)); }
+Logits step(Session& s, int32_t id) { return logits(s, s.step(id)); }
 
 std::shared_ptr<Executable> with(void (*change)(Program&)) {
   Program p = tiny_program();
@@ -46,12 +50,6 @@ void expect_refused(const std::shared_ptr<Executable>& exe, const SessionOptions
   ASSERT_FALSE(s) << text;
   EXPECT_NE(s.message().find(text), std::string::npos) << s.message();
   EXPECT_EQ(s.message().find('\n'), std::string::npos);
-}
-
-Logits step(Session& s, int32_t id) {
-  const auto r = s.step(id);
-  EXPECT_TRUE(r) << r.message();
-  return r ? Logits(r->begin(), r->end()) : Logits();
 }
 
 TEST(Session, PrefillInChunksAndDecodeAgreeWithTheModel) {
@@ -122,6 +120,39 @@ TEST(Session, RewindForgets) {
   EXPECT_EQ(s->position(), 13);
   s->rewind(-4);
   EXPECT_EQ(s->position(), 0);
+}
+
+TEST(Session, LogitsAreThoseOfTheLastFeedOrStepOrNone) {
+  auto s = make_session(tiny_executable());
+  const auto ids = some_ids(9);
+  const auto none = [&] {
+    const auto r = s->logits();
+    ASSERT_FALSE(r);
+    EXPECT_EQ(r.message(), "tiny: logits: found none, expected a feed or a step just before");
+    auto sampler = Sampler::create({});
+    EXPECT_EQ(s->sample(*sampler).message(), r.message());
+  };
+  none();
+  feed(*s, std::span(ids).first(4));
+  EXPECT_FALSE(s->feed({}));  // refused: the logits are still there
+  EXPECT_EQ(logits(*s, ok()), expected_logits(ids, 3));
+  s->rewind(2);
+  none();
+  EXPECT_EQ(step(*s, ids[2]), expected_logits(ids, 2));
+  EXPECT_TRUE(s->score(std::span(ids).subspan(3, 2), [](size_t, std::span<const float>) {}));
+  none();
+}
+
+TEST(Session, SamplesFromItsLogits) {
+  auto s = make_session(tiny_executable());
+  const auto ids = some_ids(40);
+  auto sampler = Sampler::create({.temperature = 1, .seed = 5}), same = Sampler::create({.temperature = 1, .seed = 5});
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ASSERT_TRUE(s->step(ids[i]));
+    const auto id = s->sample(*sampler);
+    ASSERT_TRUE(id) << id.message();
+    EXPECT_EQ(*id, same->sample(expected_logits(ids, i)));
+  }
 }
 
 TEST(Session, ErrorsLeaveTheStateAlone) {

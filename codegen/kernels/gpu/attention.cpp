@@ -25,6 +25,7 @@ Status GpuAttention::read() {
   cap_ = op_->attr<double>("softcap");
   if (kt.dtype != DType::F16) return r_.unsupported(*op_, "a cache of " + std::string(ir::info(kt.dtype).name) + " on GPUs, expected f16");
   if (d_ % 16 || d_ > 256) return r_.unsupported(*op_, "head size " + std::to_string(d_) + ", expected a multiple of 16, at most 256");
+  if (window_ > 0 && !causal_) return r_.unsupported(*op_, "a window that is not causal");
   if (!(op_->attr<double>("scale") > 0)) return r_.unsupported(*op_, "a scale that is not positive");
   for (const ir::Value* result : r_.body.returns)
     if (result->type.dtype == DType::Q8A && d_ % 32) return r_.unsupported(*op_, "q8a result needs a head size that is a multiple of 32");
@@ -43,20 +44,21 @@ double GpuAttention::query_unit() const { return op_->attr<double>("scale") * (c
 
 Ex GpuAttention::capped(Ex score) const { return cap_ > 0 ? call(Fn::Tanh, {score}) * Ex(cap_ * M_LOG2E) : score; }
 
-Ex GpuAttention::masked(Ex score, Ex key, Ex position) {
+Ex GpuAttention::masked(Ex score, Ex distance) {
   const Ex hidden(-INFINITY);
-  score = select(causal_ ? key <= position : key < total_, score, hidden);
-  return b_.let(window_ > 0 ? select(position - Ex(window_) < key, score, hidden) : score);
+  score = select(constant(distance.ty(), 0) <= distance, score, hidden);
+  return b_.let(window_ > 0 ? select(distance < Ex(window_), score, hidden) : score);
 }
 
 void GpuAttention::copy_tile(const Buffer& tiles, Ex at, Ex source, int64_t keys, Ex worker, int workers) {
   const int64_t chunks = keys * d_ / 8, row = d_ / 8;  // of 16 bytes
-  const Ex half = b_.let(half_at(worker / 2, worker % 2)), values_at = b_.let(at + Ex(keys * d_));
+  const Ex from = b_.let(cast(Elem::I64, source + worker * 8)), half = b_.let(at + half_at(worker / 2, worker % 2));
+  const Ex values_at = b_.let(at + Ex(keys * d_)), place = b_.let(values_at + (worker + worker / row) * 8);
   for (int64_t first = 0; first < chunks; first += workers) {
     const auto copies = [&] {
-      const Ex chunk = b_.let(worker + Ex(first)), from = b_.let(source + chunk * 8);
-      b_.async_copy(tiles, at + half + Ex(first * 8), keys_, from);
-      b_.async_copy(tiles, values_at + (chunk + chunk / row) * 8, values_, from);
+      b_.async_copy(tiles, half + Ex(first * 8), keys_, from + Ex(first * 8));
+      const Ex chunk = worker + Ex(first);
+      b_.async_copy(tiles, workers % row ? values_at + (chunk + chunk / row) * 8 : place + Ex((first + first / row) * 8), values_, from + Ex(first * 8));
     };
     if (first + workers <= chunks) copies();
     else b_.if_(worker < Ex(chunks - first), copies);

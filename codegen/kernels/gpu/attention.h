@@ -18,8 +18,10 @@ class GpuAttention {
   double query_unit() const;
   /// A score of scaled queries with its cap, in powers of two.
   kir::Ex capped(kir::Ex score) const;
-  /// -inf where the query at `position` does not see the key.
-  kir::Ex masked(kir::Ex score, kir::Ex key, kir::Ex position);
+  /// The last key that the query at this position sees.
+  kir::Ex last_key(kir::Ex position) const { return causal_ ? position : total_ - kir::Ex(1); }
+  /// -inf for a key that the query does not see: it is `distance` before last_key.
+  kir::Ex masked(kir::Ex score, kir::Ex distance);
   kir::Ex weight(kir::Ex score) { return b_.let(call(kir::Fn::Exp2Coarse, {score})); }
   /// Maximum or sum over the four lanes that hold a row of an accumulator.
   kir::Ex row_reduce(kir::Fn fn, kir::Ex value) { return warp_reduce(b_, fn, value, 4); }

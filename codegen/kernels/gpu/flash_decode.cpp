@@ -114,7 +114,7 @@ class FlashDecode : GpuAttention {
     for (int64_t s = 0; s + 1 < stages_; ++s) copy(b_.let(first + Ex(s * splits_)), Ex(s * stage));
 
     const std::vector<Ex> queries = load_queries();
-    const Ex position = b_.let(past_ + token(lane_ / 4)), keys_lane = b_.let(mine + halves_lane()), values_lane = b_.let(mine + this->values_lane() + Ex(kStepKeys * d_));
+    const Ex last = b_.let(last_key(past_ + token(lane_ / 4)) - warp_ * kStepKeys - column_), keys_lane = b_.let(mine + halves_lane()), values_lane = b_.let(mine + this->values_lane() + Ex(kStepKeys * d_));
     top_ = b_.var(Ex(kNothing));
     sum_ = b_.var(Ex(0.0));
     for (int64_t n = 0; n < d_; n += 8) out_.push_back(b_.var(constant({Elem::F32, 4}, 0)));
@@ -124,8 +124,8 @@ class FlashDecode : GpuAttention {
       b_.async_wait(int(stages_ - 2));
       b_.warp_sync();
       copy(b_.let(tile + Ex((stages_ - 1) * splits_)), to);
-      const Ex key = b_.let(tile * kTileKeys + warp_ * kStepKeys + column_);
-      add_values(values_lane + from, softmax(scores(queries, keys_lane + from), key, position));
+      const Ex distance = b_.let(last - tile * kTileKeys);
+      add_values(values_lane + from, softmax(scores(queries, keys_lane + from), distance));
       advance(from);
       advance(to);
     });
@@ -150,8 +150,8 @@ class FlashDecode : GpuAttention {
   }
 
   /// The weights of 16 keys as operand a, relative to the largest score so far.
-  Ex softmax(std::vector<Ex> s, Ex key, Ex position) {
-    for (int i = 0; i < 4; ++i) s[size_t(i)] = masked(s[size_t(i)], b_.let(key + Ex(i / 2 * 8 + i % 2)), position);
+  Ex softmax(std::vector<Ex> s, Ex distance) {
+    for (int i = 0; i < 4; ++i) s[size_t(i)] = masked(s[size_t(i)], distance - Ex(i / 2 * 8 + i % 2));
     const Ex most = row_reduce(Fn::ReduceMax, b_.let(max(b_.let(max(s[0], s[1])), b_.let(max(s[2], s[3])))));
     const Ex top = b_.let(max(top_, most)), decay = weight(top_ - top);
     b_.assign(top_, top);

@@ -23,6 +23,17 @@ Result<LoweredKernel> lower_gpu_flash_decode(const ir::Operation& op, const std:
 /// Attention of many tokens, in matrix products.
 Result<LoweredKernel> lower_gpu_flash_prefill(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 
+/// A thread for each element of the results: all regions of ops that Elements computes.
+Result<LoweredKernel> lower_gpu_elements(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
+/// An op and what follows it of those that Elements computes.
+Result<LoweredKernel> lower_gpu_conv(const ir::Operation& op, const ir::Operation& conv, const std::string& name, const std::vector<std::string>& dims);
+Result<LoweredKernel> lower_gpu_matmul(const ir::Operation& op, const ir::Operation& matmul, const std::string& name, const std::vector<std::string>& dims);
+Result<LoweredKernel> lower_gpu_reduce(const ir::Operation& op, const ir::Operation& reduce, const std::string& name, const std::vector<std::string>& dims);
+
+/// For the sampler, of the first row: arguments temperature, logits; the rt::kMostLargest largest logits in order, their ids, the sum
+/// over all of e^((logit - largest) / temperature); workspace, counter. See rt::LargestLogits.
+LoweredKernel gpu_largest_logits(const std::string& name, const std::vector<std::string>& dims, int64_t vocab);
+
 /// Picks the generator by the region's anchor op.
 Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target = {});
 

@@ -1,3 +1,4 @@
+#include "codegen/kernels/gpu/elements.h"
 #include "codegen/kernels/gpu/gpu.h"
 
 #include <algorithm>
@@ -14,6 +15,14 @@ namespace {
 int row_threads(int64_t width, ir::Dim rows) {
   if (rows == ir::Dim(1)) return kDecodeThreads;
   return width <= 128 ? 32 : width <= 1024 ? 128 : width <= 4096 ? 256 : 512;
+}
+
+bool by_elements(const ir::Graph& body) {
+  for (const ir::Operation& op : body.ops)
+    if (!Elements::computes(op)) return false;
+  for (const ir::Value* v : body.returns)
+    if (v->type.shape != body.returns.front()->type.shape) return false;
+  return true;
 }
 
 }  // namespace
@@ -44,6 +53,12 @@ Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::strin
         rows = Region::rows_of(inner.result()->type);
       }
   }
+  for (const ir::Operation& inner : op.body->ops) {
+    if (inner.op == Op::Conv2d) return lower_gpu_conv(op, inner, name, dims);
+    if (inner.op == Op::Matmul) return lower_gpu_matmul(op, inner, name, dims);
+    if (inner.op == Op::Reduce) return lower_gpu_reduce(op, inner, name, dims);
+  }
+  if (by_elements(*op.body)) return lower_gpu_elements(op, name, dims);
   return lower_rowwise(op, name, dims, row_threads(width, rows));
 }
 
