@@ -247,7 +247,7 @@ class Generator {
       return name;
     }();
     const std::string symbol = anchor + "_" + std::to_string(lowered_.size());
-    PRISM_TRY(LoweredKernel k, gpu() ? lower_gpu_kernel(op, symbol, p_.dims) : lower_kernel(op, symbol, p_.dims, options_.isa));
+    PRISM_TRY(LoweredKernel k, gpu() ? lower_gpu_kernel(op, symbol, p_.dims, gpu_target(options_.archs)) : lower_kernel(op, symbol, p_.dims, options_.isa));
     index_[text] = lowered_.size();
     PRISM_CHECK(add(symbol, text, std::move(k)));
     return lowered_.size() - 1;

@@ -13,7 +13,7 @@ namespace prism::codegen {
 struct GenerateOptions {
   rt::Isa isa = rt::best_isa();            ///< CPUs
   std::string target = "cpu";              ///< "cpu", "cuda", "emu"
-  std::vector<std::string> archs = {};     ///< cuda: "sm_90a", ...: machine code for each
+  std::vector<std::string> archs = {};     ///< "sm_90a", ...: kernels use what all of them have; cuda: machine code for each
   std::function<void(const std::string& name, const std::string& text)> dump;  ///< receives "kernels.kir" and "kernels.c" or "kernels.cu"
 };
 

@@ -76,7 +76,8 @@ Ex binary(Kind k, Ex a, Ex b) {
   if (a.constant() && b.constant() && a.ty().elem == Elem::I64)
     if (auto v = fold(k, *a.constant(), *b.constant())) return Ex(*v);
   if (k == Kind::Add && is_int(a, 0)) return b;
-  if ((k == Kind::Add || k == Kind::Sub || k == Kind::Xor) && is_int(b, 0)) return a;
+  const bool nothing = k == Kind::Add || k == Kind::Sub || k == Kind::Xor || k == Kind::Shl || k == Kind::Shr;
+  if (nothing && is_int(b, 0)) return a;
   if (k == Kind::Mul && (is_int(a, 0) || is_int(b, 1))) return a;
   if (k == Kind::Mul && (is_int(b, 0) || is_int(a, 1))) return b;
   if (k == Kind::Div && is_int(b, 1)) return a;
@@ -368,6 +369,18 @@ void Builder::async_copy(const Buffer& to, Ex index, const Buffer& from, Ex sour
 
 void Builder::async_commit() { push({Stmt::Kind::AsyncCommit}); }
 void Builder::async_wait(int groups) { push({Stmt::Kind::AsyncWait, -1, Ex(groups).node}); }
+
+void Builder::wgmma(Ex sum, const Buffer& a, Ex a_index, const Buffer& b, Ex b_index) {
+  Stmt s{Stmt::Kind::Wgmma, int(sum.node->ival), a_index.node, b_index.node};
+  s.source = a.id;
+  s.second = b.id;
+  push(std::move(s));
+}
+
+void Builder::wgmma_fence() { push({Stmt::Kind::WgmmaFence}); }
+void Builder::wgmma_commit() { push({Stmt::Kind::WgmmaCommit}); }
+void Builder::wgmma_wait(int groups) { push({Stmt::Kind::WgmmaWait, -1, Ex(groups).node}); }
+void Builder::async_fence() { push({Stmt::Kind::AsyncFence}); }
 
 void Builder::wait_at_least(const Buffer& counter, Ex index, Ex value) {
   if (is_const(value)) value = cast(Elem::U32, value);

@@ -145,14 +145,17 @@ struct Stmt {
     AsyncCopy, AsyncCommit, AsyncWait,
     WaitAtLeast,
     GridWait,                   // until the kernels launched before have ended: see Builder::grid_wait
+    Wgmma, WgmmaFence, WgmmaCommit, WgmmaWait, AsyncFence,
   } kind;
   int id = -1;                  ///< variable or buffer
   Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a. Prefetch: index.
                                 ///< TileLoad/TileStore: index, bytes between rows. AsyncCopy: index, source index, bytes.
-                                ///< AsyncWait: groups still under way. WaitAtLeast: index, value
+                                ///< AsyncWait, WgmmaWait: groups still under way. WaitAtLeast: index, value
+                                ///< Wgmma: index in `source`, index in `second`
   Block body, otherwise;
   int tile[3] = {};             ///< TileDot: sum, a, b; the others use tile[0]
-  int source = -1;              ///< AsyncCopy: the buffer copied from
+  int source = -1;              ///< AsyncCopy: the buffer copied from; Wgmma: that of a
+  int second = -1;              ///< Wgmma: the buffer of b
   int unroll = 0;               ///< For
 };
 
@@ -225,6 +228,15 @@ class Builder {
   void async_copy(const Buffer& to, Ex index, const Buffer& from, Ex source, Ex bytes = Ex(16));
   void async_commit();                                          ///< closes a group of copies
   void async_wait(int groups);                                  ///< until at most the `groups` newest are under way
+  /// Warpgroups (4 warps, the first a multiple of 4) on architectures that have them: sum (64 x n; f32, n/2 of them in a thread: a
+  /// warp has 16 rows, each 8 columns laid out as by mma.m16n8k16) += a (64 x 16) * b (n x 16)^T, bf16, from shared memory. Both
+  /// are in rows of 128 bytes, 8 of which begin at a multiple of 1024 bytes, with chunk c of row r in place c ^ (r % 8); an
+  /// index is that of the first row's columns before they trade places. The products read while others go on, until waited for.
+  void wgmma(Ex sum, const Buffer& a, Ex a_index, const Buffer& b, Ex b_index);
+  void wgmma_fence();                                           ///< before the first after the sums were touched otherwise
+  void wgmma_commit();                                          ///< closes a group of products
+  void wgmma_wait(int groups);                                  ///< until at most the `groups` newest are under way
+  void async_fence();                                           ///< what this thread wrote to shared memory, by whatever means, wgmma sees after the next barrier
   void wait_at_least(const Buffer& counter, Ex index, Ex value);  ///< spins on a u32 that other blocks raise by atomic_add
   /// A kernel may begin before those before it in the stream have ended. Until here it touches only constant arguments.
   void grid_wait();

@@ -167,6 +167,20 @@ class Printer {
           out_ << "] bytes ";
           expr(s.c);
           break;
+        case Stmt::Kind::WgmmaFence: out_ << "wgmma_fence"; break;
+        case Stmt::Kind::WgmmaCommit: out_ << "wgmma_commit"; break;
+        case Stmt::Kind::AsyncFence: out_ << "async_fence"; break;
+        case Stmt::Kind::WgmmaWait:
+          out_ << "wgmma_wait ";
+          expr(s.a);
+          break;
+        case Stmt::Kind::Wgmma:
+          out_ << "wgmma v" << s.id << " += " << k_.buffers[size_t(s.source)].name << "[";
+          expr(s.a);
+          out_ << "] * " << k_.buffers[size_t(s.second)].name << "[";
+          expr(s.b);
+          out_ << "]";
+          break;
         case Stmt::Kind::WaitAtLeast:
           out_ << "wait " << k_.buffers[size_t(s.id)].name << "[";
           expr(s.a);

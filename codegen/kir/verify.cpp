@@ -119,6 +119,17 @@ class Verifier {
           PRISM_CHECK(index(s.id, s.a));
           PRISM_CHECK(index(s.source, s.b));
           break;
+        case Stmt::Kind::Wgmma: {
+          const Ty sum = k_.vars[size_t(s.id)];
+          const int n = 2 * sum.lanes;
+          if (k_.block_threads % 128 || !defined_.count(s.id) || sum.elem != Elem::F32 || (n != 64 && n != 128 && n != 256))
+            return bad("wgmma to ", str(sum), " by ", k_.block_threads, " threads, expected 32, 64 or 128 f32 and whole warpgroups");
+          for (auto [id, at] : {std::pair(s.source, s.a), std::pair(s.second, s.b)}) {
+            PRISM_CHECK(index(id, at));
+            if (buffer(id).space != Buffer::Space::Shared || buffer(id).elem != Elem::BF16) return bad("wgmma of ", buffer(id).name, ", expected shared bf16");
+          }
+          break;
+        }
         case Stmt::Kind::WaitAtLeast:
           PRISM_CHECK(index(s.id, s.a));
           if (buffer(s.id).elem != Elem::U32 || s.b->ty != Ty{Elem::U32, 1} || buffer(s.id).space != Buffer::Space::Arg)
@@ -129,7 +140,8 @@ class Verifier {
             if (t < 0 || size_t(t) >= k_.tiles.size()) return bad("tile", t, " has no shape");
           if (s.kind == Stmt::Kind::TileStore && !buffer(s.id).written) return bad("store to read-only buffer ", buffer(s.id).name);
           break;
-        case Stmt::Kind::Prefetch: case Stmt::Kind::WarpSync: case Stmt::Kind::GridWait: case Stmt::Kind::AsyncCommit: case Stmt::Kind::AsyncWait: break;
+        case Stmt::Kind::Prefetch: case Stmt::Kind::WarpSync: case Stmt::Kind::GridWait: case Stmt::Kind::AsyncCommit: case Stmt::Kind::AsyncWait:
+        case Stmt::Kind::WgmmaFence: case Stmt::Kind::WgmmaCommit: case Stmt::Kind::WgmmaWait: case Stmt::Kind::AsyncFence: break;
       }
     }
     return ok();

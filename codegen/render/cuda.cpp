@@ -106,6 +106,11 @@ class CudaRenderer final : public CRenderer {
       case Stmt::Kind::AsyncCopy: return std::string(kernel_->buffers[size_t(s.source)].constant ? "async_copy_constant(" : "async_copy(") + address(s.id, s.a) + ", " + address(s.source, s.b) + ", " + expr(s.c) + ")";
       case Stmt::Kind::AsyncCommit: return "async_commit()";
       case Stmt::Kind::AsyncWait: return "async_wait<" + std::to_string(s.a->ival) + ">()";
+      case Stmt::Kind::Wgmma: return "wgmma(v" + std::to_string(s.id) + ", " + address(s.source, s.a) + ", " + address(s.second, s.b) + ")";
+      case Stmt::Kind::WgmmaFence: return "wgmma_fence()";
+      case Stmt::Kind::WgmmaCommit: return "wgmma_commit()";
+      case Stmt::Kind::WgmmaWait: return "wgmma_wait<" + std::to_string(s.a->ival) + ">()";
+      case Stmt::Kind::AsyncFence: return "async_fence()";
       case Stmt::Kind::WaitAtLeast: return "wait_at_least(" + address(s.id, s.a) + ", " + expr(s.b) + ")";
       default: return {};  // CPU kernels'
     }

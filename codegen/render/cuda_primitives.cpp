@@ -98,6 +98,14 @@ DEVICE void async_copy(u8* to, i64 offset, const u8* from, i64 source, i32 bytes
 DEVICE void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEVICE void async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
+DEVICE void async_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Rows of 128 bytes, swizzled; 8 of them are 1024 bytes.
+DEVICE u64 matrix_descriptor(const u8* p) { return 0x4000004000010000ul | (shared_address(p) & 0x3ffff) >> 4; }
+#endif
 #define LD_MATRIX(name, form) \
   DEVICE vec<u32, 4> name(const u8* b, i64 offset) { \
     vec<u32, 4> v; \
@@ -157,6 +165,7 @@ struct EmuHost {
   void (*async_copy)(Shared, i64 offset, const u8* from, i32 bytes, i32 line);
   void (*async_commit)();
   void (*async_wait)(i32 groups);
+  void (*async_fence)();
   void (*wait_at_least)(i64 index, const u8* counter, u32 value, i32 line);
   f32 (*math)(i32 function, f32 x);
   f32 (*fma)(f32 a, f32 b, f32 c);
@@ -215,6 +224,15 @@ DEVICE void async_copy(Shared to, i64 offset, Global from, i64 source, i32 bytes
 DEVICE void async_commit() { prism_emu->async_commit(); }
 template <int N> DEVICE void async_wait() { prism_emu->async_wait(N); }
 
+struct EmuProduct { void* sum; i32 n; Shared a, b; i64 a_offset, b_offset; };
+template <int N> DEVICE void wgmma(vec<f32, N>& sum, Shared a, i64 a_offset, Shared b, i64 b_offset, LINE) {
+  const EmuProduct in = {&sum, 2 * N, a, b, a_offset, b_offset}; prism_emu->warp(6, 0, &in, nullptr, line);
+}
+DEVICE void wgmma_fence(LINE) { prism_emu->warp(7, 0, nullptr, nullptr, line); }
+DEVICE void wgmma_commit(LINE) { prism_emu->warp(8, 0, nullptr, nullptr, line); }
+template <int N> DEVICE void wgmma_wait(LINE) { prism_emu->warp(9, N, nullptr, nullptr, line); }
+DEVICE void async_fence() { prism_emu->async_fence(); }
+
 struct EmuRow { Shared buffer; i64 offset; };
 DEVICE vec<u32, 4> ld_matrix(Shared b, i64 offset, LINE) {
   const EmuRow row = {b, offset}; vec<u32, 4> v; prism_emu->warp(2, 0, &row, &v, line); return v;
@@ -262,10 +280,24 @@ DEVICE f32 cos_turns(f32 x) { return prism_emu->math(5, x); }
 DEVICE f32 round_even(f32 x) { return prism_emu->math(6, x); }
 )";
 
+/// wgmma for a sum of 64 x n, all of whose n / 2 registers stand in the instruction.
+std::string wgmma(int n) {
+  const int registers = n / 2;
+  std::string list, outputs;
+  for (int i = 0; i < registers; ++i) {
+    list += (i ? ", %" : "%") + std::to_string(i);
+    outputs += (i ? ", \"+f\"(c.e[" : "\"+f\"(c.e[") + std::to_string(i) + "])";
+  }
+  return "DEVICE void wgmma(vec<f32, " + std::to_string(registers) + ">& c, const u8* a, i64 a_offset, const u8* b, i64 b_offset) {\n"
+         "  asm volatile(\"{\\n.reg .pred add;\\nsetp.eq.u32 add, 1, 1;\\nwgmma.mma_async.sync.aligned.m64n" + std::to_string(n) + "k16.f32.bf16.bf16 {" + list + "}, %" + std::to_string(registers) + ", %" +
+         std::to_string(registers + 1) + ", add, 1, 1, 0, 0;\\n}\"\n    : " + outputs + "\n    : \"l\"(matrix_descriptor(a + a_offset)), \"l\"(matrix_descriptor(b + b_offset)));\n}\n";
+}
+
 }  // namespace
 
 std::string cuda_primitives(CudaTarget target) {
-  return target == CudaTarget::Device ? std::string("#define DEVICE __device__ __forceinline__\n") + kCommon + kDevice + kPhases
+  const std::string products = "#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n" + wgmma(64) + wgmma(128) + wgmma(256) + "#endif\n";
+  return target == CudaTarget::Device ? std::string("#define DEVICE __device__ __forceinline__\n") + kCommon + kDevice + products + kPhases
                                       : std::string("#define DEVICE static inline __attribute__((always_inline))\n") + kCommon + kEmulated + kPhases;
 }
 

@@ -17,13 +17,14 @@
 #include "runtime/emu/host.h"
 #include "runtime/emu/shared.h"
 #include "runtime/emu/warp.h"
+#include "runtime/emu/wgmma.h"
 
 namespace prism::rt::emu {
 namespace {
 
 constexpr size_t kStackBytes = (64 << 10) + 320;   // not a power of two: the stacks' tops would share a few lines of the cache
 constexpr int kWarp = 32;
-const char* const kWarpOps[] = {"warp_sync", "shuffle", "ld_matrix", "mma", "mma", "mma"};
+const char* const kWarpOps[] = {"warp_sync", "shuffle", "ld_matrix", "mma", "mma", "mma", "wgmma", "wgmma_fence", "wgmma_commit", "wgmma_wait"};
 
 struct Copy {
   size_t at;
@@ -37,6 +38,7 @@ struct Thread {
   int block, index;              ///< slot, thread of the block
   void* stack_pointer = nullptr;
   int line = 0;                  ///< where it waits
+  uint32_t fences = 0;
   std::vector<std::vector<Copy>> copies;   ///< groups under way, oldest first
   std::vector<Copy> open;                  ///< the group not yet closed
   // what it waits for
@@ -53,12 +55,14 @@ struct Warp {
   uint32_t epoch = 0;
   int arrived = 0, left = 0;
   int first = 0;                 ///< the thread that arrived first
+  WarpProducts products;
 };
 
 struct Block {
   int64_t id = -1;               ///< -1: the slot is free
   std::vector<Thread> threads;
   std::vector<Warp> warps;
+  std::vector<uint32_t> fenced;  ///< of each thread: its fences before the last barrier
   uint32_t epoch = 0;
   int at_barrier = 0, left = 0;
   SharedMemory shared;
@@ -118,6 +122,7 @@ class Launch {
     b.id = id;
     b.threads.assign(size_t(kernel_.block_threads), {});
     b.warps.assign(size_t(kernel_.block_threads / kWarp), {});
+    b.fenced.assign(size_t(kernel_.block_threads), 0);
     b.epoch = 0;
     b.at_barrier = b.left = 0;
     b.shared.reset(size_t(kernel_.shared_bytes));
@@ -157,7 +162,7 @@ class Launch {
   }
   Moment now() {
     Block& b = block();
-    return {running_->index, b.epoch, b.warps[size_t(running_->index / kWarp)].epoch};
+    return {running_->index, b.epoch, b.warps[size_t(running_->index / kWarp)].epoch, running_->fences};
   }
 
   // --- errors: the first one ends the launch -------------------------------------------------------------------------
@@ -224,7 +229,10 @@ class Launch {
     }
     b.at_barrier = 0;
     ++b.epoch;
-    for (Thread& t : b.threads) make_ready(t);
+    for (Thread& t : b.threads) {
+      b.fenced[size_t(t.index)] = t.fences;
+      make_ready(t);
+    }
   }
 
   void barrier(int line) {
@@ -285,11 +293,43 @@ class Launch {
       running_ = caller;
       if (!error_.empty()) return;
       give(lanes, ld_matrix(rows, self.parameter != 0));
+    } else if (self.op >= WarpOp::Wgmma) {
+      wgmma(lanes);
     } else if (self.op != WarpOp::Sync) {
       std::array<MmaInput, kWarp> inputs;
       for (size_t i = 0; i < kWarp; ++i) std::memcpy(&inputs[i], lanes[i].in, sizeof(MmaInput));
       give(lanes, mma(self.op, inputs));
     }
+  }
+
+  void wgmma(std::span<Thread> lanes) {
+    const Thread& self = *running_;
+    Block& b = block();
+    WarpProducts& products = b.warps[size_t(self.index / kWarp)].products;
+    if (self.op == WarpOp::WgmmaFence) return products.fence();
+    if (self.op == WarpOp::WgmmaCommit) return products.commit();
+    if (self.op == WarpOp::WgmmaWait) return products.wait(b.shared, size_t(self.parameter), now());
+    struct Input {
+      float* sums;
+      int32_t n;
+      SharedRef a, b;
+      int64_t a_offset, b_offset;
+    } in, first;
+    Product p;
+    std::memcpy(&first, lanes[0].in, sizeof first);
+    for (size_t i = 0; i < kWarp; ++i) {
+      std::memcpy(&in, lanes[i].in, sizeof in);
+      p.sums[i] = in.sums;
+      if (in.a_offset != first.a_offset || in.b_offset != first.b_offset) return fail(self.line, "does wgmma with other matrices than thread ", lanes[0].index, " of its warp");
+    }
+    const auto within = [&](SharedRef ref, int64_t offset, int64_t rows) {
+      return offset >= 0 && offset / 1024 * 1024 + rows * 128 <= ref.bytes ? true : (fail(self.line, "does wgmma with ", rows, " rows of shared ", place(ref, offset), ", which has ", ref.bytes), false);
+    };
+    if (!within(in.a, in.a_offset, 64) || !within(in.b, in.b_offset, in.n)) return;
+    p.n = in.n;
+    p.a = size_t(in.a.begin + in.a_offset) + size_t(self.index / kWarp % 4 * 16 * 128);
+    p.b = size_t(in.b.begin + in.b_offset);
+    if (const std::string problem = products.issue(b.shared, p, now(), b.fenced); !problem.empty()) fail(self.line, problem);
   }
 
   static void give(std::span<Thread> lanes, const std::array<Fragment, kWarp>& results) {
@@ -393,6 +433,7 @@ class Launch {
     };
     h.async_commit = [] { current_->running_->copies.push_back(std::exchange(current_->running_->open, {})); };
     h.async_wait = [](int32_t groups) { current_->async_wait(size_t(groups)); };
+    h.async_fence = [] { ++current_->running_->fences; };
     h.wait_at_least = [](int64_t index, const uint8_t* counter, uint32_t value, int32_t line) {
       current_->wait_at_least(index, counter, value, line);
     };

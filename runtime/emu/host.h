@@ -15,7 +15,7 @@ struct GlobalMemory {
   int64_t bytes, index;
 };
 
-enum class WarpOp : int32_t { Sync, ShuffleXor, LdMatrix, MmaBf16, MmaF16, MmaS8 };
+enum class WarpOp : int32_t { Sync, ShuffleXor, LdMatrix, MmaBf16, MmaF16, MmaS8, Wgmma, WgmmaFence, WgmmaCommit, WgmmaWait };
 enum class Math : int32_t { Exp, Tanh, Erf, Exp2, SinTurns, CosTurns, RoundEven };
 
 struct Host {
@@ -31,6 +31,7 @@ struct Host {
   void (*async_copy)(SharedRef, int64_t offset, const uint8_t* from, int32_t bytes, int32_t line);
   void (*async_commit)();
   void (*async_wait)(int32_t groups);
+  void (*async_fence)();
   void (*wait_at_least)(int64_t index, const uint8_t* counter, uint32_t value, int32_t line);
   float (*math)(int32_t function, float x);
   float (*fma)(float a, float b, float c);

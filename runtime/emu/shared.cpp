@@ -21,6 +21,7 @@ void SharedMemory::reset(size_t bytes) {
 std::string SharedMemory::conflict(const Byte& b, const Moment& now, bool writes) const {
   if (b.copied_by >= 0)
     return "an asynchronous copy of thread " + std::to_string(b.copied_by) + " to it is under way";
+  if (writes && b.products > 0) return "a matrix product that was not waited for reads it";
   if (!ordered(b.writer, now)) return "thread " + std::to_string(b.writer.thread) + " wrote it with no barrier between";
   if (writes)
     for (const Moment& r : b.readers)
@@ -38,6 +39,27 @@ std::string SharedMemory::read(size_t at, void* to, size_t bytes, const Moment& 
   }
   std::memcpy(to, data(at), bytes);
   return "";
+}
+
+std::string SharedMemory::begin_product(size_t at, size_t bytes, const Moment& now, const std::vector<uint32_t>& fenced) {
+  for (size_t i = at; i < at + bytes; ++i) {
+    const Byte& b = bytes_[i];
+    if (std::string problem = conflict(b, now, false); !problem.empty()) return problem;
+    if (b.writer.thread < 0) return "nobody wrote it";
+    if (fenced[size_t(b.writer.thread)] <= b.writer.fences)
+      return "thread " + std::to_string(b.writer.thread) + " wrote it with no async_fence before the barrier";
+  }
+  for (size_t i = at; i < at + bytes; ++i) ++bytes_[i].products;
+  return "";
+}
+
+void SharedMemory::end_product(size_t at, size_t bytes, const Moment& now) {
+  for (size_t i = at; i < at + bytes; ++i) {
+    Byte& b = bytes_[i];
+    --b.products;
+    if (b.readers[0].thread != now.thread) b.readers[1] = b.readers[0];
+    b.readers[0] = now;
+  }
 }
 
 std::string SharedMemory::write(size_t at, const void* from, size_t bytes, const Moment& now) {

@@ -8,9 +8,9 @@
 
 namespace prism {
 
-/// NVRTC takes all kernels for both architectures; those whose name begins with one of `hot` do not spill.
-inline void expect_compiles(const GpuKernelFixture& f, const std::vector<std::string>& hot = {""}) {
-  for (const char* arch : {"sm_80", "sm_90a"}) {
+/// NVRTC takes all kernels for the architectures; those whose name begins with one of `hot` do not spill.
+inline void expect_compiles(const GpuKernelFixture& f, const std::vector<std::string>& hot = {""}, const std::vector<std::string>& archs = {"sm_80", "sm_90a"}) {
+  for (const std::string& arch : archs) {
     auto cubin = codegen::compile_cuda(f.text("kernels.cu"), arch);
     ASSERT_TRUE(cubin) << cubin.message();
     EXPECT_EQ(cubin->kernels.size(), f.program().kernels.size());

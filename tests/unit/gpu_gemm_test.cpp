@@ -28,33 +28,41 @@ void check(GpuKernelFixture& f, const std::string& name, int64_t k, int64_t seq,
   EXPECT_LT(largest_relative_error(as_floats((*got)[0]), (*want)[0].f), tolerance) << name << " seq " << seq;
 }
 
-TEST(GpuGemm, EveryFormatAtManyShapes) {
-  const Shape shapes[] = {{50, 512}, {96, 768}, {512, 256}, {50, 576}, {96, 32}, {512, 96}};
-  for (DType t : kFormats) {
-    const std::string f(ir::info(t).name);
-    std::string text = "module @linears level=graph {\n  dim ?seq in [1,192]\n", graphs;
-    std::vector<std::pair<std::string, int64_t>> names;
-    for (Shape s : shapes) {
-      if (s.k % int64_t(ir::info(t).block)) continue;
-      const std::string w = "w_" + str(s.n) + "_" + str(s.k), rows = "[?seq," + str(s.k) + "]", result = " : f32[?seq," + str(s.n) + "]\n";
-      text += "  weight @" + w + " : " + f + "[" + str(s.n) + "," + str(s.k) + "]\n";
-      names.push_back({"g" + w, s.k});
-      graphs += "  graph @g" + w + "(%x: f32" + rows + ") -> (f32[?seq," + str(s.n) + "]) {\n";
-      // f32 weights are not made for bf16 by themselves
-      if (t == DType::F32) graphs += "    %b = cast(%x) {to=bf16, layout=row_major} : bf16" + rows + "\n    %y = linear(%b, @" + w + ")" + result;
-      else graphs += "    %y = linear(%x, @" + w + ")" + result;
-      graphs += "    return %y\n  }\n";
-    }
-    auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Many);
-    ASSERT_TRUE(fixture) << fixture.message();
-    expect_compiles(**fixture);
-    const int64_t seqs[] = {1, 17, 130, 3, 65};
-    size_t i = size_t(t);
-    for (const auto& [name, k] : names) {
-      check(**fixture, name, k, seqs[i++ % 5], tolerance(t));
-      check(**fixture, name, k, seqs[i % 5], tolerance(t));
-    }
+/// What kernels are made for: any GPU (mma), or Hopper (wgmma).
+using Archs = std::vector<std::string>;
+const Archs kTargets[] = {{}, {"sm_90a"}};
+Archs compiled(const Archs& target) { return target.empty() ? Archs{"sm_80", "sm_90a"} : target; }
+
+void check_format(DType t, const Archs& target) {
+  const Shape shapes[] = {{50, 512}, {96, 768}, {1100, 256}, {50, 576}, {96, 32}, {512, 96}};
+  const std::string f(ir::info(t).name);
+  std::string text = "module @linears level=graph {\n  dim ?seq in [1,192]\n", graphs;
+  std::vector<std::pair<std::string, int64_t>> names;
+  for (Shape s : shapes) {
+    if (s.k % int64_t(ir::info(t).block)) continue;
+    const std::string w = "w_" + str(s.n) + "_" + str(s.k), rows = "[?seq," + str(s.k) + "]", result = " : f32[?seq," + str(s.n) + "]\n";
+    text += "  weight @" + w + " : " + f + "[" + str(s.n) + "," + str(s.k) + "]\n";
+    names.push_back({"g" + w, s.k});
+    graphs += "  graph @g" + w + "(%x: f32" + rows + ") -> (f32[?seq," + str(s.n) + "]) {\n";
+    // f32 weights are not made for bf16 by themselves
+    if (t == DType::F32) graphs += "    %b = cast(%x) {to=bf16, layout=row_major} : bf16" + rows + "\n    %y = linear(%b, @" + w + ")" + result;
+    else graphs += "    %y = linear(%x, @" + w + ")" + result;
+    graphs += "    return %y\n  }\n";
   }
+  auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Many, "", target);
+  ASSERT_TRUE(fixture) << fixture.message();
+  expect_compiles(**fixture, {""}, compiled(target));
+  const int64_t seqs[] = {1, 17, 130, 3, 65};
+  size_t i = size_t(t);
+  for (const auto& [name, k] : names) {
+    check(**fixture, name, k, seqs[i++ % 5], tolerance(t));
+    check(**fixture, name, k, seqs[i % 5], tolerance(t));
+  }
+}
+
+TEST(GpuGemm, EveryFormatAtManyShapes) {
+  for (const Archs& target : kTargets)
+    for (DType t : kFormats) check_format(t, target);
 }
 
 TEST(GpuGemm, WhatFollows) {
@@ -102,7 +110,7 @@ TEST(GpuGemm, WhatFollows) {
 /// One linear's kernel with its weights, and what it should give.
 class LinearKernel {
  public:
-  LinearKernel(DType t, int64_t m, int64_t n, int64_t k) : m_(m), n_(n) {
+  LinearKernel(DType t, const Archs& target, int64_t m, int64_t n, int64_t k) : m_(m), n_(n) {
     const std::string f(ir::info(t).name), rows = "[?seq," + str(k) + "]", result = "f32[?seq," + str(n) + "]";
     auto module = ir::parse("module @m level=graph {\n  dim ?seq in [1,64]\n  weight @w : " + f + "[" + str(n) + "," + str(k) + "]\n  graph @g(%x: bf16" + rows + ") -> (" + result +
                             ") {\n    %y = linear(%x, @w) : " + result + "\n    return %y\n  }\n}\n", "text");
@@ -111,7 +119,7 @@ class LinearKernel {
     EXPECT_TRUE(status) << status.message();
     for (const ir::Operation& op : (*module)->graphs[0]->ops)
       if (op.op == ir::Op::Kernel) {
-        auto lowered = codegen::lower_gpu_kernel(op, "linear", {"seq"});
+        auto lowered = codegen::lower_gpu_kernel(op, "linear", {"seq"}, codegen::gpu_target(target));
         EXPECT_TRUE(lowered) << lowered.message();
         kernel_ = lowered->kernel;
         tasks_ = *lowered->tasks.evaluate([&](std::string_view) { return std::optional(m); });
@@ -156,39 +164,43 @@ class LinearKernel {
   std::vector<float> expected_;
 };
 
-TEST(GpuGemm, MistakesAreNoticed) {
+void check_mistakes(DType t, const Archs& target) {
   using Kind = kir::Stmt::Kind;
-  for (DType t : {DType::BF16, DType::Q8_0, DType::F16}) {
-    LinearKernel linear(t, 23, 50, 224);
-    const kir::Kernel& k = linear.kernel();
-    const double most = tolerance(t);
-    const std::string f(ir::info(t).name);
-    ASSERT_EQ(linear.wrong(k, most), "") << f;
-    for (Kind kind : {Kind::Barrier, Kind::AsyncWait, Kind::AsyncCopy})
-      for (int i = 0; i < kir::count(k, kir::of_kind(kind)); ++i)
-        EXPECT_NE(linear.wrong(kir::without(k, kir::of_kind(kind), i), most), "") << f << " without statement " << i << " of kind " << int(kind);
-    for (int i = 0; i < kir::count(k, kir::store_to(k, "w_tile")); i += 5)
-      EXPECT_NE(linear.wrong(kir::without(k, kir::store_to(k, "w_tile"), i), most), "") << f << " without store " << i << " of weights";
-    // Two registers of the fragments change places.
-    EXPECT_NE(linear.wrong(kir::rewritten(k, [](const kir::Ref& r) -> kir::Ref {
-      if (r->kind != kir::Kind::Lane || r->args[0]->ty != kir::Ty{kir::Elem::U32, 4} || r->ival < 1 || r->ival > 2) return nullptr;
-      return kir::lane(kir::Ex(r->args[0]), 3 - int(r->ival)).node;
-    }), most), "") << f;
-    // Each swizzle, one after the other, is left out.
-    int swizzles = 0;
-    kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref { swizzles += r->kind == kir::Kind::Xor; return nullptr; });
-    ASSERT_GT(swizzles, 8);
-    for (int i = 0; i < swizzles; ++i) {
-      int n = i;
-      EXPECT_NE(linear.wrong(kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref { return r->kind == kir::Kind::Xor && n-- == 0 ? r->args[0] : nullptr; }), most), "")
-          << f << " without swizzle " << i;
-    }
-    // Whole chunks are copied where zeros belong: of rows or columns past the end.
-    EXPECT_NE(linear.wrong(kir::rewritten(k, [](const kir::Ref& r) -> kir::Ref {
-      const bool bytes = r->kind == kir::Kind::Select && r->args[2]->kind == kir::Kind::IntConst && r->args[2]->ival == 0;
-      return bytes ? r->args[1] : nullptr;
-    }), most), "") << f;
+  LinearKernel linear(t, target, 23, 50, 416);
+  const kir::Kernel& k = linear.kernel();
+  const double most = tolerance(t);
+  const std::string f = std::string(ir::info(t).name) + (target.empty() ? "" : " by wgmma");
+  ASSERT_EQ(linear.wrong(k, most), "") << f;
+  for (Kind kind : {Kind::Barrier, Kind::AsyncWait, Kind::AsyncCopy, Kind::AsyncFence, Kind::Wgmma, Kind::WgmmaFence, Kind::WgmmaWait})
+    for (int i = 0; i < kir::count(k, kir::of_kind(kind)); ++i)
+      EXPECT_NE(linear.wrong(kir::without(k, kir::of_kind(kind), i), most), "") << f << " without statement " << i << " of kind " << int(kind);
+  for (int i = 0; i < kir::count(k, kir::store_to(k, "w_tile")); i += 5)
+    EXPECT_NE(linear.wrong(kir::without(k, kir::store_to(k, "w_tile"), i), most), "") << f << " without store " << i << " of weights";
+  // Two registers of the fragments, or of the sums, change places.
+  const kir::Ty fragment = target.empty() ? kir::Ty{kir::Elem::U32, 4} : kir::Ty{kir::Elem::F32, 32};
+  EXPECT_NE(linear.wrong(kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref {
+    if (r->kind != kir::Kind::Lane || r->args[0]->ty != fragment || r->ival < 1 || r->ival > 2) return nullptr;
+    return kir::lane(kir::Ex(r->args[0]), 3 - int(r->ival)).node;
+  }), most), "") << f;
+  // Each swizzle, one after the other, is left out.
+  int swizzles = 0;
+  kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref { swizzles += r->kind == kir::Kind::Xor; return nullptr; });
+  ASSERT_GT(swizzles, 1);
+  for (int i = 0; i < swizzles; ++i) {
+    int n = i;
+    EXPECT_NE(linear.wrong(kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref { return r->kind == kir::Kind::Xor && n-- == 0 ? r->args[0] : nullptr; }), most), "")
+        << f << " without swizzle " << i;
   }
+  // Whole chunks are copied where zeros belong: of rows or columns past the end.
+  EXPECT_NE(linear.wrong(kir::rewritten(k, [](const kir::Ref& r) -> kir::Ref {
+    const bool bytes = r->kind == kir::Kind::Select && r->args[2]->kind == kir::Kind::IntConst && r->args[2]->ival == 0;
+    return bytes ? r->args[1] : nullptr;
+  }), most), "") << f;
+}
+
+TEST(GpuGemm, MistakesAreNoticed) {
+  for (const Archs& target : kTargets)
+    for (DType t : {DType::BF16, DType::Q8_0, DType::F16}) check_mistakes(t, target);
 }
 
 }  // namespace

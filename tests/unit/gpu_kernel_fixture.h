@@ -28,8 +28,8 @@ class GpuKernelFixture {
     return name && *name ? name : "emu";
   }
 
-  /// The graphs of `text` compiled for the device, by a pipeline made for the number of rows or by another.
-  static Result<std::unique_ptr<GpuKernelFixture>> create(const std::string& text, GpuRows rows, std::string pipeline = "") {
+  /// The graphs of `text` compiled for the device, by a pipeline made for the number of rows or by another; emu: for what `archs` have.
+  static Result<std::unique_ptr<GpuKernelFixture>> create(const std::string& text, GpuRows rows, std::string pipeline = "", std::vector<std::string> archs = {}) {
     std::unique_ptr<GpuKernelFixture> f(new GpuKernelFixture);
     PRISM_TRY(f->original_, ir::parse(text, "text"));
     PRISM_TRY(auto module, ir::parse(text, "text"));
@@ -47,6 +47,7 @@ class GpuKernelFixture {
     PRISM_CHECK(run_passes(*module, pipeline));
     codegen::GenerateOptions options;
     options.target = target();
+    options.archs = std::move(archs);   // what kernels are made for
     if (options.target == "cuda") {
       PRISM_TRY(const auto device, rt::gpu::open_cuda());
       options.archs = {device->info().arch};

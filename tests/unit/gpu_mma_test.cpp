@@ -111,5 +111,83 @@ TEST(GpuMma, LdMatrix) {
   EXPECT_NE(error.find("no barrier between"), error.npos) << error;
 }
 
+TEST(GpuMma, PackedConversionsAndBytes) {
+  Builder b("packed", {}, 32);
+  const Buffer x = b.arg("x", Elem::F32), out = b.arg("out", Elem::U32, true);
+  const Ex low = b.let(b.load(x, b.thread() * 2)), high = b.let(b.load(x, b.thread() * 2 + 1));
+  b.store(out, b.thread(), pack_bf16(low, high));
+  b.store(out, b.thread() + 32, byte_permute(bitcast({Elem::U32, 1}, low), bitcast({Elem::U32, 1}, high), 0x6417));
+  const Kernel k = b.finish();
+  expect_compiles(k);
+  auto values = random_floats(64, 9);
+  values[0] = 1 + 0x1p-8f;   // halfway between two: to the even one
+  values[1] = 1 + 0x3p-8f;
+  std::vector<uint32_t> found(64);
+  ASSERT_EQ(Emulated(k).run(1, {memory(values), memory(found)}), "");
+  EXPECT_EQ(found[0], 0x3f823f80u);
+  for (size_t i = 0; i < 32; ++i) {
+    EXPECT_EQ(found[i], f32_to_bf16(values[2 * i]) | uint32_t(f32_to_bf16(values[2 * i + 1])) << 16);
+    uint8_t bytes[8];
+    std::memcpy(bytes, &values[2 * i], 8);
+    EXPECT_EQ(found[32 + i], bytes[7] | bytes[1] << 8 | bytes[4] << 16 | uint32_t(bytes[6]) << 24);
+  }
+}
+
+enum class Mistake { None, Swizzle, AsyncFence, Wait, EarlyStore, WgmmaFence };
+
+/// A warpgroup: c[64][n] = a[64][64] * b[n][64]^T, then the first 64 rows of b are overwritten.
+Kernel warpgroup_product(int n, Mistake mistake = Mistake::None) {
+  Builder b("warpgroup_product", {}, 128);
+  const Buffer a = b.arg("a", Elem::BF16), w = b.arg("b", Elem::BF16), c = b.arg("c", Elem::F32, true);
+  const Buffer sa = b.shared("sa", Elem::BF16, 64 * 64), sb = b.shared("sb", Elem::BF16, n * 64);
+  const auto stage = [&](const Buffer& to, const Buffer& from, int rows) {
+    b.for_(b.thread(), rows * 8, 128, [&](Ex i) {
+      const Ex row = b.let(i / 8), chunk = mistake == Mistake::Swizzle ? i % 8 : (i % 8) ^ (row % 8);
+      b.store(to, row * 64 + chunk * 8, b.load(from, i * 8, 8));
+    });
+  };
+  stage(sa, a, 64);
+  stage(sb, w, n);
+  if (mistake != Mistake::AsyncFence) b.async_fence();
+  b.barrier();
+  const Ex sum = b.var(constant({Elem::F32, n / 2}, 0));
+  if (mistake != Mistake::WgmmaFence) b.wgmma_fence();
+  for (int k = 0; k < 64; k += 16) b.wgmma(sum, sa, k, sb, k);
+  b.wgmma_commit();
+  if (mistake == Mistake::EarlyStore) stage(sb, a, 64);
+  if (mistake != Mistake::Wait) b.wgmma_wait(0);
+  const Ex lane_in_warp = b.let(b.thread() % 32), row = b.let(b.thread() / 32 * 16 + lane_in_warp / 4);
+  for (int i = 0; i < n / 2; ++i) b.store(c, (row + i / 2 % 2 * 8) * n + i / 4 * 8 + lane_in_warp % 4 * 2 + i % 2, lane(sum, i));
+  return b.finish();
+}
+
+TEST(GpuMma, WarpgroupProducts) {
+  auto a = random_bits<uint16_t>(64 * 64, 7, f32_to_bf16);
+  for (int n : {64, 128, 256}) {
+    auto w = random_bits<uint16_t>(size_t(n) * 64, 8, f32_to_bf16);
+    std::vector<float> out(size_t(64 * n)), expected(out.size());
+    for (size_t m = 0; m < 64; ++m)
+      for (size_t j = 0; j < size_t(n); ++j) {
+        double sum = 0;
+        for (size_t i = 0; i < 64; ++i) sum += double(bf16_to_f32(a[m * 64 + i])) * bf16_to_f32(w[j * 64 + i]);
+        expected[m * size_t(n) + j] = float(sum);
+      }
+    const auto off = [&](Mistake mistake, uint64_t seed) {
+      std::string error = Emulated(warpgroup_product(n, mistake)).run(1, {memory(a), memory(w), memory(out)}, {}, seed);
+      double most = 0;
+      for (size_t i = 0; i < out.size(); ++i) most = out[i] == out[i] ? std::max(most, double(std::abs(out[i] - expected[i]))) : 1e9;
+      return error.empty() && !(most < 1e-5) ? "wrong" : error;
+    };
+    for (uint64_t seed : {1, 2, 3}) EXPECT_EQ(off(Mistake::None, seed), "") << n;
+    expect_compiles(warpgroup_product(n), {"sm_90a"});
+    if (n > 64) continue;
+    EXPECT_EQ(off(Mistake::Swizzle, 1), "wrong");
+    EXPECT_EQ(off(Mistake::Wait, 1), "wrong");
+    EXPECT_NE(off(Mistake::AsyncFence, 1).find("no async_fence before the barrier"), std::string::npos);
+    EXPECT_NE(off(Mistake::EarlyStore, 1).find("a matrix product that was not waited for reads it"), std::string::npos);
+    EXPECT_NE(off(Mistake::WgmmaFence, 1).find("no wgmma_fence"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace prism::gpu_test

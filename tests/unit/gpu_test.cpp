@@ -104,7 +104,7 @@ TEST(Gpu, Print) {
   b.wait_at_least(out, 0, 1);
   const Kernel k = b.finish();
   EXPECT_EQ(print(k), R"(kernel k(in: f32, out out: u32) threads 32 {
-  shared tile: f32[128]
+  shared tile: f32[128] at 0
   async_copy tile[(thread * 4)] = in[((task * 128) + (thread * 4))] bytes 16
   async_commit
   async_wait 0

@@ -3,7 +3,7 @@
 //
 // Tasks that have the same weights follow each other, so that these come from memory once.
 #include "codegen/kernels/gpu/epilogue.h"
-#include "codegen/kernels/gpu/gemm_weights.h"
+#include "codegen/kernels/gpu/gemm_products.h"
 #include "codegen/kernels/gpu/gpu.h"
 
 namespace prism::codegen {
@@ -14,13 +14,6 @@ using ir::Op;
 
 namespace {
 
-struct Tile {
-  int rows, columns;             ///< tokens and outputs of a block
-  int warp_rows, warp_columns;
-  int stages;                    ///< steps in shared memory
-  int threads() const { return rows / warp_rows * (columns / warp_columns) * 32; }
-};
-
 struct Shape {
   const ir::Operation* linear = nullptr;
   int64_t n = 0, k = 0;
@@ -28,15 +21,21 @@ struct Shape {
 };
 
 /// Small ones where there is little to compute, or where converting needs the registers.
-Tile tile_for(DType weights, int64_t n, ir::Dim rows) {
+Tile tile_for(DType weights, int64_t n, ir::Dim rows, const GpuTarget& target) {
   const auto m = rows.constant();
-  if (n <= 64 || (m && *m <= 64) || weights == DType::F32) return {64, 64, 32, 32, 3};
+  const bool small = n <= 64 || (m && *m <= 64);
+  if (weights == DType::F32 || (small && !target.wgmma)) return {64, 64, 32, 32, 3};
+  if (target.wgmma) {
+    if (small) return {64, 64, 64, 64, 4};
+    if (n <= 1024 || weights == DType::F16) return {128, 128, 64, 128, 4};
+    return {128, 256, 64, 256, 4};
+  }
   if (weights == DType::F16) return {128, 64, 64, 32, 3};
   if (ir::info(weights).quantized) return {128, 128, 64, 32, 3};
   return {128, 128, 64, 64, 3};
 }
 
-Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
+Result<Shape> shape_of(const ir::Operation& op, const std::string& name, const GpuTarget& target) {
   Shape s;
   for (const ir::Operation& o : op.body->ops) {
     if (o.op != Op::Linear) continue;
@@ -49,72 +48,9 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
   const bool packed = w.layout == ir::Layout::Rows16;
   if (x.layout != ir::Layout::RowMajor || s.k % 32 || packed != ir::info(w.dtype).quantized || s.linear->operand(0)->kind != ir::Value::Kind::Argument)
     return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected row-major bf16 of a multiple of 32 columns with row-major floats or rows16");
-  s.tile = tile_for(w.dtype, s.n, Region::rows_of(x));
+  s.tile = tile_for(w.dtype, s.n, Region::rows_of(x), target);
   return s;
 }
-
-/// The block's sums in registers, by mma.m16n8k16: fragments as PTX lays them out.
-class Products {
- public:
-  Products(Builder& b, const Tile& t, const Buffer& x, const Buffer& w) : b_(b), x_(x), w_(w) {
-    const Ex warp = b.let(b.thread() / 32), across = Ex(t.columns / t.warp_columns);
-    lane_ = b.let(b.thread() % 32);
-    row_ = b.let(warp / across * t.warp_rows);
-    column_ = b.let(warp % across * t.warp_columns);
-    x_row_ = b.let((row_ + lane_ % 16) * kStepColumns);
-    w_row_ = b.let((column_ + lane_ / 16 * 8 + lane_ % 8) * kStepColumns);
-    for (int k = 0; k < kStepColumns / 16; ++k) {
-      x_chunk_.push_back(b.let(((lane_ / 16 + Ex(2 * k)) ^ (lane_ % 8)) * kChunk));
-      w_chunk_.push_back(b.let(((lane_ / 8 % 2 + Ex(2 * k)) ^ (lane_ % 8)) * kChunk));
-    }
-    for (int i = 0; i < t.warp_rows / 16; ++i) {
-      sums_.emplace_back();
-      for (int j = 0; j < t.warp_columns / 8; ++j) sums_.back().push_back(b.var(constant({Elem::F32, 4}, 0)));
-    }
-  }
-
-  /// Adds the products of a step whose tiles begin at these elements. Between its parts, for the other units: between(part, of parts).
-  void multiply(Ex x_at, Ex w_at, const std::function<void(int, int)>& between) {
-    const int parts = kStepColumns / 16;
-    Fragments now = load(x_at, w_at, 0);
-    for (int k = 0; k < parts; ++k) {
-      const Fragments next = k + 1 < parts ? load(x_at, w_at, k + 1) : Fragments();
-      for (size_t i = 0; i < sums_.size(); ++i)
-        for (size_t j = 0; j < sums_[i].size(); ++j) {
-          const Ex& w = now.w[j / 2];
-          b_.mma(Fn::MmaBf16, sums_[i][j], now.x[i], pack({lane(w, int(j % 2 * 2)), lane(w, int(j % 2 * 2 + 1))}));
-        }
-      between(k, parts);
-      now = next;
-    }
-  }
-
-  void store(const Buffer& y, int64_t stride) {
-    const Ex at = b_.let((row_ + lane_ / 4) * stride + column_ + lane_ % 4 * 2);
-    for (size_t i = 0; i < sums_.size(); ++i)
-      for (size_t j = 0; j < sums_[i].size(); ++j)
-        for (int half = 0; half < 2; ++half)
-          b_.store(y, at + Ex(int64_t(i * 16 + size_t(half) * 8) * stride + int64_t(j) * 8), pack({lane(sums_[i][j], 2 * half), lane(sums_[i][j], 2 * half + 1)}));
-  }
-
- private:
-  struct Fragments {
-    std::vector<Ex> x, w;   ///< of 16 rows each
-  };
-
-  Fragments load(Ex x_at, Ex w_at, int k) {
-    Fragments f;
-    for (size_t i = 0; i < sums_.size(); ++i) f.x.push_back(b_.ld_matrix(x_, x_at + x_row_ + x_chunk_[size_t(k)] + Ex(int64_t(i) * 16 * kStepColumns)));
-    for (size_t j = 0; j < sums_[0].size() / 2; ++j) f.w.push_back(b_.ld_matrix(w_, w_at + w_row_ + w_chunk_[size_t(k)] + Ex(int64_t(j) * 16 * kStepColumns)));
-    return f;
-  }
-
-  Builder& b_;
-  const Buffer &x_, &w_;
-  Ex lane_, row_, column_, x_row_, w_row_;
-  std::vector<Ex> x_chunk_, w_chunk_;     ///< by 16 columns of the step
-  std::vector<std::vector<Ex>> sums_;     ///< by 16 rows, 8 columns
-};
 
 class Gemm {
  public:
@@ -134,12 +70,13 @@ class Gemm {
     const Ex n0 = b_.let(b_.task() / tiles_down * t_.columns);
     const ir::Value* w = s_.linear->operand(1);
     weights_ = weight_tile(b_, w->type, r_.buffer(w), w_tile_, t_.columns, n0);
-    Products products(b_, t_, x_tile_, w_tile_);
-    steps(products);
+    const auto products = tile_products(b_, t_, x_tile_, w_tile_);
+    steps(*products);
+    products->finish();
     b_.barrier();
     const int64_t stride = t_.columns + 8;   // 8 more, for the banks of the fragments' rows
     const Buffer y = b_.overlay("y", Elem::F32, t_.rows * stride, x_tile_);
-    products.store(y, stride);
+    products->store(y, stride);
     b_.barrier();
     PRISM_CHECK(epilogue_.emit(y, stride, t0_, b_.let(min(Ex(t_.rows), m_ - t0_)), n0, t_.columns));
     return r_.finish(down * ir::Dim(across));
@@ -148,10 +85,11 @@ class Gemm {
  private:
   using Fetched = std::vector<std::vector<Ex>>;   // by piece
 
-  /// Step s is multiplied in stage s % stages while copies for step s + stages - 1 are under way to the one before.
+  /// Step s is multiplied in stage s % stages while copies of the steps after it are under way, the last of them to the stage
+  /// whose products ended last.
   void steps(Products& products) {
     const int64_t count = (s_.k + kStepColumns - 1) / kStepColumns;
-    const int ahead = t_.stages - 1;
+    const int ahead = t_.stages - 1 - products.lag();
     const bool copied = weights_->pieces() == 0;
     auto x_stage = [&](Ex step) { return b_.let(step % t_.stages * (t_.rows * kStepColumns)); };
     auto w_stage = [&](Ex step) { return b_.let(step % t_.stages * (t_.columns * kStepColumns)); };
@@ -178,6 +116,7 @@ class Gemm {
     b_.for_(constant({Elem::I32, 1}, 0), Ex(count), 1, [&](Ex step) {
       const Ex later = b_.let(step + Ex(ahead)), to = w_stage(later);
       b_.async_wait(ahead - 1);
+      products.publish();
       b_.barrier();
       b_.if_(later < Ex(count), [&] {
         copy_x(mine, row, from, later, x_stage(later));
@@ -236,8 +175,8 @@ class Gemm {
 
 }  // namespace
 
-Result<LoweredKernel> lower_gpu_gemm(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
-  PRISM_TRY(const Shape s, shape_of(op, name));
+Result<LoweredKernel> lower_gpu_gemm(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target) {
+  PRISM_TRY(const Shape s, shape_of(op, name, target));
   return Gemm(op, s, name, dims).run();
 }
 

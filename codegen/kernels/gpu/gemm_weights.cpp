@@ -84,7 +84,7 @@ class Dequantized final : public WeightTile {
  public:
   Dequantized(Builder& b, DType format, Matrix w, const Buffer& tile, int rows, Ex n0)
       : b_(b), w_(w), tile_(tile), lane_(b.let(b.thread() % 32)), word_(b.let(lane_ % 4)), block_(b.let(lane_ / 8 % 2)),
-        quad_(b.let(lane_ / 16 * 2 + lane_ / 4 % 2)), rows16_(b, format, w.data, quad_, word_), warps_(b.block_threads() / 32),
+        quad_(b.let(lane_ / 16 * 2 + lane_ / 4 % 2)), rows16_(b, format, w.data, quad_, word_, block_), warps_(b.block_threads() / 32),
         pieces_(rows / 16 / warps_) {
     const Ex warp = b.let(b.thread() / 32), last_group = Ex((w.n + 15) / 16 - 1);
     for (int p = 0; p < pieces_; ++p) {
@@ -105,16 +105,12 @@ class Dequantized final : public WeightTile {
   }
 
   void place(const std::vector<Ex>& fetched, int piece, Ex to) override {
-    const Ex second = b_.let(block_ == Ex(1));
     for (int i = 0; i < 4; ++i) {
       const LaneWeights w = rows16_.weights(fetched, i);
       for (int p = 0; p < 2; ++p) {
-        const int q = 1 - p, one = rows16_.parts() == 1;
-        const Ex word = b_.let(select(second, w.word[q], w.word[p]));
-        const Ex scale = one ? w.scale[0] : b_.let(select(second, w.scale[q], w.scale[p]));
-        const Ex minimum = one ? w.minimum[0] : b_.let(select(second, w.minimum[q], w.minimum[p]));
+        const int part = p % rows16_.parts();
         const Ex chunk = chunk_ ^ (i ^ 2 * p);
-        b_.store(tile_, to + row_ + Ex((piece * warps_ * 16 + i) * kStepColumns) + chunk * kChunk, values(word, scale, minimum));
+        b_.store(tile_, to + row_ + Ex((piece * warps_ * 16 + i) * kStepColumns) + chunk * kChunk, values(w.word[p], w.scale[part], w.minimum[part]));
       }
     }
   }
@@ -122,13 +118,13 @@ class Dequantized final : public WeightTile {
  private:
   /// A word's four weights as bf16. A byte put into the mantissa of a float makes one that has it added.
   Ex values(Ex word, Ex scale, Ex minimum) {
-    const Ex zero = constant({Elem::F32, 1}, 0), added = constant({Elem::F32, 1}, rows16_.small() ? 128 : 8388608);
-    const Ex exponent = constant({Elem::U32, 1}, rows16_.small() ? 0x43000000 : 0x4b000000);
-    const Ex offset = rows16_.small() ? b_.let(fma(scale, zero - added, minimum)) : minimum;
+    const bool small = rows16_.small();
+    const double added = small ? 128 : 8388608, middle = added + rows16_.middle();
+    const Ex exponent = constant({Elem::U32, 1}, small ? 0x43000000 : 0x4b000000);
+    const Ex offset = !small ? minimum : b_.let(rows16_.middle() ? scale * Ex(-middle) : fma(scale, Ex(-added), minimum));
     auto value = [&](int i) {
-      const int selector = rows16_.small() ? 0x7044 | i << 8 : 0x7650 | i;
-      const Ex with = bitcast({Elem::F32, 1}, byte_permute(word, exponent, selector));
-      return fma(rows16_.small() ? with : with - added, scale, offset);
+      const Ex with = bitcast({Elem::F32, 1}, byte_permute(word, exponent, small ? 0x7044 | i << 8 : 0x7650 | i));
+      return small ? fma(with, scale, offset) : (with - Ex(middle)) * scale;
     };
     return pack({b_.let(pack_bf16(value(0), value(1))), b_.let(pack_bf16(value(2), value(3)))});
   }

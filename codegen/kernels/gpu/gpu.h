@@ -7,10 +7,17 @@ namespace prism::codegen {
 
 constexpr int kDecodeThreads = 256;   ///< of a block, in kernels of one or few rows
 
+/// What the GPUs have that a kernel is made for.
+struct GpuTarget {
+  bool wgmma = false;   ///< warpgroups' products from shared memory
+};
+/// What all these architectures have; none: every GPU.
+GpuTarget gpu_target(const std::vector<std::string>& archs);
+
 /// y = x w^T for few rows: x in f32 or q8a. Weights of quantized types are in Rows16, others row-major.
 Result<LoweredKernel> lower_gpu_gemv(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 /// The same for many rows, in matrix products: x in bf16, row-major.
-Result<LoweredKernel> lower_gpu_gemm(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
+Result<LoweredKernel> lower_gpu_gemm(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target);
 /// Attention of few tokens, at most tile_q: the keys are split over blocks, whose results the last one merges.
 Result<LoweredKernel> lower_gpu_flash_decode(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 /// Attention of many tokens, in matrix products.
@@ -28,6 +35,6 @@ Result<LoweredKernel> lower_gpu_reduce(const ir::Operation& op, const ir::Operat
 LoweredKernel gpu_largest_logits(const std::string& name, const std::vector<std::string>& dims, int64_t vocab);
 
 /// Picks the generator by the region's anchor op.
-Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
+Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target = {});
 
 }  // namespace prism::codegen

@@ -1,6 +1,8 @@
 #include "codegen/kernels/gpu/elements.h"
 #include "codegen/kernels/gpu/gpu.h"
 
+#include <algorithm>
+
 namespace prism::codegen {
 
 using ir::DType;
@@ -24,13 +26,18 @@ bool by_elements(const ir::Graph& body) {
 
 }  // namespace
 
-Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
+GpuTarget gpu_target(const std::vector<std::string>& archs) {
+  const bool hopper = !archs.empty() && std::all_of(archs.begin(), archs.end(), [](const std::string& a) { return a == "sm_90a"; });
+  return {.wgmma = hopper};
+}
+
+Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target) {
   int64_t width = 1;
   ir::Dim rows(1);
   for (const ir::Operation& inner : op.body->ops) {
     switch (inner.op) {
       case Op::Linear:
-        return inner.operand(0)->type.dtype == DType::BF16 ? lower_gpu_gemm(op, name, dims) : lower_gpu_gemv(op, name, dims);
+        return inner.operand(0)->type.dtype == DType::BF16 ? lower_gpu_gemm(op, name, dims, target) : lower_gpu_gemv(op, name, dims);
       case Op::FlashAttention:
         return inner.attr<int64_t>("tile_q") > 16 ? lower_gpu_flash_prefill(op, name, dims) : lower_gpu_flash_decode(op, name, dims);
       case Op::KvAppend: case Op::Rope: {

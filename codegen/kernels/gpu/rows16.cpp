@@ -7,9 +7,20 @@ namespace prism::codegen {
 using namespace kir;
 using ir::DType;
 
+int Rows16Lane::middle() const {
+  switch (format_) {
+    case DType::Q4_0: return 8;
+    case DType::Q5_0: return 16;
+    case DType::Q6_K: return 32;
+    case DType::Q8_0: return 128;
+    default: return 0;
+  }
+}
+
 // Quants, then high bits, then scales (and minima).
 std::vector<Ex> Rows16Lane::load(Ex base, Ex k) const {
-  const Ex word_offset = cast(Elem::I64, word_ * 64);
+  const Ex word_offset = cast(Elem::I64, word_ * 64), other = Ex(1) - swapped_;
+  auto of_word = [&](int64_t at, const Ex& which, int64_t apart) { return Ex(at) + cast(Elem::I64, which * apart); };
   if (ir::info(format_).block == 32) {
     const Ex at = b_.let(base + cast(Elem::I64, k) * rows16_block_bytes(format_));
     switch (format_) {
@@ -17,7 +28,8 @@ std::vector<Ex> Rows16Lane::load(Ex base, Ex k) const {
       case DType::Q4_1: return {words(at + Ex(64) + word_offset), halves(at), halves(at + Ex(32))};
       case DType::Q5_0: return {words(at + Ex(96) + word_offset), words(at + Ex(32)), halves(at)};
       case DType::Q5_1: return {words(at + Ex(128) + word_offset), words(at + Ex(64)), halves(at), halves(at + Ex(32))};
-      default: return {words(at + Ex(32) + word_offset), words(at + Ex(288) + word_offset), halves(at)};  // Q8_0
+      default:  // Q8_0
+        return {words(at + of_word(32, swapped_, 256) + word_offset), words(at + of_word(32, other, 256) + word_offset), halves(at)};
     }
   }
   const bool q6 = format_ == DType::Q6_K;
@@ -28,22 +40,25 @@ std::vector<Ex> Rows16Lane::load(Ex base, Ex k) const {
     case DType::Q4_K: return {words(p + Ex(32) + word_offset), halves(unit), halves(unit + Ex(32)), bytes(Elem::U8, p), bytes(Elem::U8, p + Ex(16))};
     case DType::Q5_K:
       return {words(p + Ex(96) + word_offset), words(p + Ex(32)), halves(unit), halves(unit + Ex(32)), bytes(Elem::U8, p), bytes(Elem::U8, p + Ex(16))};
-    default: return {words(p + Ex(32) + word_offset), words(p + Ex(288)), words(p + Ex(352)), halves(unit), bytes(Elem::I8, p), bytes(Elem::I8, p + Ex(16))};  // Q6_K
+    default:  // Q6_K
+      return {words(p + Ex(32) + word_offset), words(p + of_word(288, swapped_, 64)), words(p + of_word(288, other, 64)), halves(unit),
+              bytes(Elem::I8, p + of_word(0, swapped_, 16)), bytes(Elem::I8, p + of_word(0, other, 16))};
   }
 }
 
 LaneWeights Rows16Lane::weights(const std::vector<Ex>& raw, int row) const {
   auto f32 = [&](const Ex& v) { return cast(Elem::F32, lane(v, row)); };
+  const Ex first = cast(Elem::U32, swapped_ * 4), second = constant({Elem::U32, 1}, 4) - first;   // bits of the first word's nibbles, the second's
   auto nibbles = [&](LaneWeights& w) {
     const Ex q = lane(raw[0], row);
-    w.word[0] = b_.let(q & 0x0f0f0f0f);
-    w.word[1] = b_.let((q >> 4) & 0x0f0f0f0f);
+    w.word[0] = b_.let((q >> first) & 0x0f0f0f0f);
+    w.word[1] = b_.let((q >> second) & 0x0f0f0f0f);
   };
   const Ex shift = cast(Elem::U32, word_);
   auto fifth = [&](LaneWeights& w) {
     const Ex plane = b_.let(lane(raw[1], row) >> shift);
-    w.word[0] = b_.let(w.word[0] | ((plane & 0x01010101) << 4));
-    w.word[1] = b_.let(w.word[1] | (plane & 0x10101010));   // bit j+4 is where it belongs
+    w.word[0] = b_.let(w.word[0] | ((plane << second) & 0x10101010));
+    w.word[1] = b_.let(w.word[1] | ((plane << first) & 0x10101010));
   };
   LaneWeights w;
   switch (format_) {
@@ -54,13 +69,13 @@ LaneWeights Rows16Lane::weights(const std::vector<Ex>& raw, int row) const {
     case DType::Q4_K:
       nibbles(w);
       w.scale[0] = f32(raw[1]) * f32(raw[3]);
-      w.minimum[0] = (Ex(0.0) - f32(raw[2])) * f32(raw[4]);
+      w.minimum[0] = f32(raw[2]) * Ex(-1.0) * f32(raw[4]);
       break;
     case DType::Q5_K:
       nibbles(w);
       fifth(w);
       w.scale[0] = f32(raw[2]) * f32(raw[4]);
-      w.minimum[0] = (Ex(0.0) - f32(raw[3])) * f32(raw[5]);
+      w.minimum[0] = f32(raw[3]) * Ex(-1.0) * f32(raw[5]);
       break;
     case DType::Q6_K: {
       nibbles(w);

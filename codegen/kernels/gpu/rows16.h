@@ -6,19 +6,20 @@
 
 namespace prism::codegen {
 
-/// Words j and j+4 of one of the lane's rows as unsigned bytes: value = scale * byte + minimum.
+/// Two words of one of the lane's rows as unsigned bytes: value = scale * byte + minimum.
 struct LaneWeights {
   kir::Ex word[2], scale[2], minimum[2];   ///< parts 1: one scale and minimum for both
 };
 
 class Rows16Lane {
  public:
-  /// quad, word: i32 in [0, 4)
-  Rows16Lane(kir::Builder& b, ir::DType format, const kir::Buffer& w, kir::Ex quad, kir::Ex word)
-      : b_(b), format_(format), w_(w), quad_(quad), word_(word) {}
+  /// quad, word: i32 in [0, 4). The lane's first word is j, or, where `swapped` is 1 and not 0, j+4.
+  Rows16Lane(kir::Builder& b, ir::DType format, const kir::Buffer& w, kir::Ex quad, kir::Ex word, kir::Ex swapped = 0)
+      : b_(b), format_(format), w_(w), quad_(quad), word_(word), swapped_(swapped) {}
 
   int parts() const { return format_ == ir::DType::Q6_K ? 2 : 1; }
   bool small() const { return format_ != ir::DType::Q8_0; }   ///< bytes at most 63
+  int middle() const;                                         ///< the byte whose value is 0 in all rows; 0: there is none
   /// What the lane loads of block k of the group that begins at byte `base` (i64).
   std::vector<kir::Ex> load(kir::Ex base, kir::Ex k) const;
   LaneWeights weights(const std::vector<kir::Ex>& raw, int row) const;   ///< row in [0, 4)
@@ -31,7 +32,7 @@ class Rows16Lane {
   kir::Builder& b_;
   ir::DType format_;
   const kir::Buffer& w_;
-  kir::Ex quad_, word_;
+  kir::Ex quad_, word_, swapped_;
 };
 
 }  // namespace prism::codegen
