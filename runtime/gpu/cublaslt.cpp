@@ -118,10 +118,12 @@ Result<std::unique_ptr<Blas::Plan>> Blas::choose(const Matmul& p, const Key& key
   cublaslt::Preference made = nullptr;
   PRISM_CHECK(check(lt_.preference_create(&made), p, "cublasLtMatmulPreferenceCreate"));
   const Owned<cublaslt::Preference> preference(made, lt_.preference_destroy);
-  PRISM_CHECK(check(lt_.preference_set(made, cublaslt::kMaxWorkspace, &p.workspace_bytes, sizeof p.workspace_bytes), p, "cublasLtMatmulPreferenceSetAttribute"));
+  const auto prefer = [&](int attribute, const auto& value) {
+    return check(lt_.preference_set(made, attribute, &value, sizeof value), p, "cublasLtMatmulPreferenceSetAttribute");
+  };
+  PRISM_CHECK(prefer(cublaslt::kMaxWorkspace, p.workspace_bytes));
   const uint32_t alignments[] = {std::get<5>(key), std::get<6>(key), std::get<7>(key), std::get<8>(key)};
-  for (int i = 0; i < 4; ++i)
-    PRISM_CHECK(check(lt_.preference_set(made, cublaslt::kAlignmentOfA + i, &alignments[i], sizeof alignments[i]), p, "cublasLtMatmulPreferenceSetAttribute"));
+  for (int i = 0; i < 4; ++i) PRISM_CHECK(prefer(cublaslt::kAlignmentOfA + i, alignments[i]));
 
   cublaslt::Choice choice;
   int found = 0;

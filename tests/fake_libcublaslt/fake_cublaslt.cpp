@@ -176,11 +176,13 @@ int cublasLtMatmul(Handle handle, Operation o, const void* alpha, const void* a,
   if (!exist({handle, o, la, lb, lc, ld})) return kInvalidValue;
   if (!fits(*o, *la, *lb, *lc, *ld)) return mistake("cublasLtMatmul: sizes or types that do not fit");
   const uint64_t* chosen = algorithm->data;
-  if (chosen[0] != kMagic || chosen[1] != ld->rows || chosen[2] != ld->columns || chosen[3] != lb->rows) return mistake("cublasLtMatmul: an algorithm for another product");
+  if (chosen[0] != kMagic || chosen[1] != ld->rows || chosen[2] != ld->columns || chosen[3] != lb->rows)
+    return mistake("cublasLtMatmul: an algorithm for another product");
   if (workspace_bytes < chosen[4] || (chosen[4] && !workspace)) return mistake("cublasLtMatmul: too little workspace");
   const void* matrices[] = {a, b, c, d};
   for (int i = 0; i < 4; ++i)
-    if (reinterpret_cast<uintptr_t>(matrices[i]) % uint32_t(chosen[5 + i / 2] >> (i % 2 * 32)) != 0) return mistake("cublasLtMatmul: an address aligned less than was said");
+    if (reinterpret_cast<uintptr_t>(matrices[i]) % uint32_t(chosen[5 + i / 2] >> (i % 2 * 32)) != 0)
+      return mistake("cublasLtMatmul: an address aligned less than was said");
   if (workspace) std::memset(workspace, 0xEE, chosen[4]);
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
   for (uint64_t row = 0; row < ld->rows; ++row)

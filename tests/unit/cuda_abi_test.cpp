@@ -41,7 +41,7 @@ static_assert(cuda::kOutOfMemory == int(CUDA_ERROR_OUT_OF_MEMORY) && cuda::kStub
 static_assert(cuda::kNoDevice == int(CUDA_ERROR_NO_DEVICE) && cuda::kInvalidImage == int(CUDA_ERROR_INVALID_IMAGE));
 static_assert(cuda::kNoBinaryForGpu == int(CUDA_ERROR_NO_BINARY_FOR_GPU) && cuda::kEccUncorrectable == int(CUDA_ERROR_ECC_UNCORRECTABLE));
 static_assert(cuda::kInvalidPtx == int(CUDA_ERROR_INVALID_PTX) && cuda::kNvlinkUncorrectable == int(CUDA_ERROR_NVLINK_UNCORRECTABLE));
-static_assert(cuda::kUnsupportedPtx == int(CUDA_ERROR_UNSUPPORTED_PTX_VERSION) && cuda::kContained == 226);  // CUDA_ERROR_CONTAINED is new in 12.5
+static_assert(cuda::kUnsupportedPtx == int(CUDA_ERROR_UNSUPPORTED_PTX_VERSION) && cuda::kContained == 226);  // CUDA_ERROR_CONTAINED, which older headers lack
 static_assert(cuda::kNotFound == int(CUDA_ERROR_NOT_FOUND) && cuda::kIllegalAddress == int(CUDA_ERROR_ILLEGAL_ADDRESS));
 static_assert(cuda::kLaunchTimeout == int(CUDA_ERROR_LAUNCH_TIMEOUT) && cuda::kAssert == int(CUDA_ERROR_ASSERT));
 static_assert(cuda::kHardwareStackError == int(CUDA_ERROR_HARDWARE_STACK_ERROR) && cuda::kLaunchFailed == int(CUDA_ERROR_LAUNCH_FAILED));
