@@ -252,7 +252,8 @@ Result<void*> CudaDriver::allocate_host(uint64_t bytes) {
   void* memory = nullptr;
   const int code = cu_.host_allocate(&memory, std::max<uint64_t>(bytes, 1), 0);
   if (code == cuda::kOutOfMemory)
-    return error(label_, ": found too little memory of the host, expected ", format_bytes(bytes), " that can be pinned: raise the limit (ulimit -l) or free memory");
+    return error(label_, ": found too little memory of the host, expected ", format_bytes(bytes),
+                 " that can be pinned: raise the limit (ulimit -l) or free memory");
   PRISM_CHECK(check(code, "cuMemHostAlloc"));
   host_memory_.insert(memory);
   return memory;

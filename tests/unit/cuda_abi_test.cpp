@@ -3,30 +3,20 @@
 
 #include <cstddef>
 #include <string_view>
-#include <type_traits>
 
 #include "runtime/gpu/cuda_api.h"
+#include "tests/unit/abi.h"
 
 namespace {
 
 namespace cuda = prism::rt::gpu::cuda;
-
-// Parameters that differ only in the names of handles, structs and enums are passed the same way.
-template <class A, class B>
-constexpr bool same_passing = sizeof(A) == sizeof(B) && std::is_pointer_v<A> == std::is_pointer_v<B> &&
-                              (std::is_integral_v<A> || std::is_enum_v<A>) == (std::is_integral_v<B> || std::is_enum_v<B>);
-template <class A, class B>
-constexpr bool same_call = false;
-template <class R, class... A, class S, class... B>
-  requires(sizeof...(A) == sizeof...(B))
-constexpr bool same_call<R (*)(A...), S (*)(B...)> = same_passing<R, S> && (same_passing<A, B> && ...);
 
 // cuda.h's macros map cuMemAlloc to the version that is meant, cuMemAlloc_v2: `header` arrives here with that done.
 #define TEXT(x) #x
 #define EXPANDED_TEXT(x) TEXT(x)
 #define PRISM_CUDA(member, name, suffix, parameters)                              \
   static_assert(std::string_view(EXPANDED_TEXT(name)) == #name #suffix, #name);   \
-  static_assert(same_call<decltype(cuda::Api::member), decltype(&name)>, #name);
+  static_assert(prism::abi::same_call<decltype(cuda::Api::member), decltype(&name)>, #name);
 #include "runtime/gpu/cuda_api.def"
 
 static_assert(sizeof(cuda::Address) == sizeof(CUdeviceptr) && sizeof(cuda::Device) == sizeof(CUdevice));
@@ -51,7 +41,7 @@ static_assert(cuda::kOutOfMemory == int(CUDA_ERROR_OUT_OF_MEMORY) && cuda::kStub
 static_assert(cuda::kNoDevice == int(CUDA_ERROR_NO_DEVICE) && cuda::kInvalidImage == int(CUDA_ERROR_INVALID_IMAGE));
 static_assert(cuda::kNoBinaryForGpu == int(CUDA_ERROR_NO_BINARY_FOR_GPU) && cuda::kEccUncorrectable == int(CUDA_ERROR_ECC_UNCORRECTABLE));
 static_assert(cuda::kInvalidPtx == int(CUDA_ERROR_INVALID_PTX) && cuda::kNvlinkUncorrectable == int(CUDA_ERROR_NVLINK_UNCORRECTABLE));
-static_assert(cuda::kUnsupportedPtx == int(CUDA_ERROR_UNSUPPORTED_PTX_VERSION) && cuda::kContained == 226);  // CUDA_ERROR_CONTAINED is new in 12.5
+static_assert(cuda::kUnsupportedPtx == int(CUDA_ERROR_UNSUPPORTED_PTX_VERSION) && cuda::kContained == 226);  // CUDA_ERROR_CONTAINED, which older headers lack
 static_assert(cuda::kNotFound == int(CUDA_ERROR_NOT_FOUND) && cuda::kIllegalAddress == int(CUDA_ERROR_ILLEGAL_ADDRESS));
 static_assert(cuda::kLaunchTimeout == int(CUDA_ERROR_LAUNCH_TIMEOUT) && cuda::kAssert == int(CUDA_ERROR_ASSERT));
 static_assert(cuda::kHardwareStackError == int(CUDA_ERROR_HARDWARE_STACK_ERROR) && cuda::kLaunchFailed == int(CUDA_ERROR_LAUNCH_FAILED));

@@ -105,7 +105,8 @@ TEST_F(CudaDriver, WithADeviceOutOfRangeSaysSo) {
 }
 
 TEST_F(CudaDriver, GivesAdviceForEveryReasonNotToStart) {
-  const std::pair<int, const char*> cases[] = {{34, "error 34; this is the toolkit's stub"}, {803, "restart the machine"}, {802, "fabric manager"}, {804, "compatibility"}, {999, "nvidia-smi"}};
+  const std::pair<int, const char*> cases[] = {{34, "error 34; this is the toolkit's stub"}, {803, "restart the machine"},
+        {802, "fabric manager"}, {804, "compatibility"}, {999, "nvidia-smi"}};
   for (const auto& [code, advice] : cases) {
     fake.reset();
     fake->fault = {"cuInit", 1, code};
@@ -245,7 +246,8 @@ TEST_F(CudaDriver, LaunchesWhatItIsTold) {
 }
 
 TEST_F(CudaDriver, NothingStartsEarlyWhereItCannot) {
-  const std::tuple<int, int, bool, bool> cases[] = {{8, 12040, false, false}, {9, 12020, true, false}, {9, 12030, true, true}};  // capability, driver; launched, recorded
+  // capability, driver; launched, recorded
+  const std::tuple<int, int, bool, bool> cases[] = {{8, 12040, false, false}, {9, 12020, true, false}, {9, 12030, true, true}};
   for (const auto& [capability, version, launched, recorded] : cases) {
     fake.reset();
     fake->capability_major = capability;
@@ -268,10 +270,13 @@ TEST_F(CudaDriver, NothingStartsEarlyWhereItCannot) {
 TEST_F(CudaDriver, LaunchesThatCannotBeAreRefusedByName) {
   auto driver = open();
   Kernels k = load(*driver);
-  expect_contains(driver->launch({.function = k.nothing, .blocks = int64_t(1) << 31, .threads = 32}).message(), {"model: nothing_0: found a launch of 2147483648 blocks"});
+  expect_contains(driver->launch({.function = k.nothing, .blocks = int64_t(1) << 31, .threads = 32}).message(),
+                  {"model: nothing_0: found a launch of 2147483648 blocks"});
   expect_contains(driver->launch({.function = k.nothing, .blocks = -1, .threads = 32}).message(), {"-1 blocks"});
-  expect_contains(driver->launch({.function = k.nothing, .blocks = 1, .threads = 32, .shared_bytes = 50 << 10}).message(), {"51200 bytes of shared memory", "49152"});
-  expect_contains(driver->launch({.function = k.nothing, .blocks = 1, .threads = 2000}).message(), {"cuLaunchKernelEx of model: nothing_0 failed: CUDA_ERROR_INVALID_VALUE"});
+  expect_contains(driver->launch({.function = k.nothing, .blocks = 1, .threads = 32, .shared_bytes = 50 << 10}).message(),
+                  {"51200 bytes of shared memory", "49152"});
+  expect_contains(driver->launch({.function = k.nothing, .blocks = 1, .threads = 2000}).message(),
+                  {"cuLaunchKernelEx of model: nothing_0 failed: CUDA_ERROR_INVALID_VALUE"});
   expect_contains(k.module->function("other_0", 0).message(), {"model: other_0: found no such kernel"});
   expect_contains(k.module->function("nothing_0", 228 << 10).message(), {"model: nothing_0", "233472 bytes", "at most 232448"});
   EXPECT_OK(driver->launch({.function = k.nothing, .blocks = 1, .threads = 32}));  // none of it is lasting
@@ -282,7 +287,8 @@ TEST_F(CudaDriver, RefusedCodeSaysWhatIsExpected) {
   const std::vector<uint8_t> code = fake_cubin({"nothing_0"});
   for (int number : {200, 209, 218, 222}) {
     fake->fault = {"cuModuleLoadDataEx", 1, number};
-    expect_contains(driver->load(code, "model.prx").message(), {"model.prx: GPU 0 (Fake GPU) with a driver for CUDA 12.4 refuses the code", "sm_90a", "update the NVIDIA driver"});
+    expect_contains(driver->load(code, "model.prx").message(),
+                    {"model.prx: GPU 0 (Fake GPU) with a driver for CUDA 12.4 refuses the code", "sm_90a", "update the NVIDIA driver"});
   }
   fake->fault = {"cuModuleLoadDataEx", 1, 2};
   expect_contains(driver->load(code, "model.prx").message(), {"model.prx: code: found 1.0 GiB free of 1.0 GiB on GPU 0 (Fake GPU)"});
@@ -443,7 +449,8 @@ TEST_F(CudaDriver, ACrashIsToldOnceAndEndsTheDevice) {
   EXPECT_OK(driver->launch({.function = k.crash, .blocks = 1, .threads = 32}));
   auto crashed = driver->synchronize();
   ASSERT_FALSE(crashed);
-  expect_contains(crashed.message(), {"GPU 0 (Fake GPU): cuStreamSynchronize failed: CUDA_ERROR_ILLEGAL_ADDRESS (an illegal memory access", "compute-sanitizer"});
+  expect_contains(crashed.message(),
+                  {"GPU 0 (Fake GPU): cuStreamSynchronize failed: CUDA_ERROR_ILLEGAL_ADDRESS (an illegal memory access", "compute-sanitizer"});
   const int64_t calls = fake->calls;
   auto after = driver->launch({.function = k.nothing, .blocks = 1, .threads = 32});
   ASSERT_FALSE(after);
@@ -499,7 +506,8 @@ TEST_F(CudaDriver, WhicheverCallFailsNothingLeaksAndTheDataIsRight) {
       fake->fault.nth = nth;
       const Status status = life();
       const std::string& failed = fake->failed;
-      const std::string where = "after call " + std::to_string(nth) + ", " + failed + ", failed with " + std::to_string(kind.code) + (status ? "" : ": " + status.message());
+      const std::string where = "after call " + std::to_string(nth) + ", " + failed + ", failed with " + std::to_string(kind.code)
+            + (status ? "" : ": " + status.message());
       ASSERT_NE(failed, "") << where;
       fake.expect_clean(where);
       // Those that give something back, or only say more about an error, fail without consequence.
