@@ -2,6 +2,7 @@
 // Scale, mask, window and soft cap are kept; heads are grouped (GQA) by the shapes as before.
 
 #include "passes/pattern.h"
+#include "passes/plan_memory.h"
 #include "passes/util.h"
 #include "runtime/base/checked.h"
 
@@ -23,7 +24,7 @@ Status fuse_attention(Module& m, const Options& options) {
     for (Operation& op : llvm::make_early_inc_range(g->ops)) {
       if (op.op != Op::Attention) continue;
       const int64_t window = op.attr<int64_t>("window");
-      const int64_t rows = op.operand(0)->type.dim(0).bounds(m.ranges()).hi;
+      const int64_t rows = op.operand(0)->type.dim(0).bounds(entry_ranges(m, *g)).hi;
       AttrMap attrs = op.attrs;
       attrs["tile_q"] = std::min(tile_q, rows);
       attrs["tile_k"] = window > 0 && window < tile_k ? int64_t(round_up(window, kKeyBlock)) : tile_k;
