@@ -1,9 +1,9 @@
-// y = x w^T for few rows, bound by the reading of w: each weight is read once for up to 4 tokens, 16 bytes a thread, two or
-// three of them under way. A block has groups of 16 outputs; its warps share the columns and add their sums in a fixed order, so that a
+// y = x w^T for few rows, bound by the reading of w: each weight is read once for up to 4 tokens, 16 bytes a thread, up to
+// five of them under way. A block has groups of 16 outputs; its warps share the columns and add their sums in a fixed order, so that a
 // token's result has the same bits whatever the tokens beside it.
 //
 // Quantized: 16 lanes have a block of 32 columns (rows16.h).
-// Dense (row-major): a warp has 4 rows, a lane 16 bytes of each.
+// Dense (row-major): a warp has 4 rows or more, a lane 16 bytes of each.
 #include "codegen/kernels/gpu/epilogue.h"
 #include "codegen/kernels/gpu/gpu.h"
 #include "codegen/kernels/gpu/rows16.h"
@@ -43,7 +43,7 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
   const bool packed = w.layout == ir::Layout::Rows16;
   if (s.quantized() != packed || s.quantized() != (x.dtype == DType::Q8A) || s.linear->operand(0)->kind != ir::Value::Kind::Argument)
     return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected q8a with rows16, or f32 with row-major floats");
-  s.warps = std::max(int(kDecodeThreads / 32 / s.groups), s.quantized() ? 1 : 4);  // dense: one for each 4 rows
+  s.warps = int(kDecodeThreads / 32 / s.groups);
   return s;
 }
 
@@ -58,7 +58,8 @@ class Gemv {
     const int64_t columns = s_.groups * kRows;
     const bool single = rows == ir::Dim(1);
     tokens_ = single ? 1 : kTokens;
-    sums_ = s_.quantized() ? s_.warps : s_.warps / 4;
+    sums_ = s_.quantized() ? s_.warps : 1;
+    lane_rows_ = s_.quantized() ? 4 : kRows / s_.warps;
     partial_ = b_.shared("partial", Elem::F32, s_.groups * sums_ * tokens_ * kRows);
     y_ = b_.shared("y", Elem::F32, tokens_ * columns);
     warp_ = b_.let(b_.thread() / 32);
@@ -98,7 +99,7 @@ class Gemv {
   }
 
   /// Loads under way beside the one in use: more where registers are free.
-  int ahead() const { return tokens_ == 1 ? 2 : 1; }
+  int ahead() const { return tokens_ > 1 || lane_rows_ > 8 ? 1 : lane_rows_ > 4 ? 2 : s_.quantized() ? 4 : 3; }
 
   Ex token(Ex t0, int t) { return t == 0 ? t0 : min(t0 + Ex(t), last_token_); }
 
@@ -131,21 +132,22 @@ class Gemv {
   void reset(Ex t0) {
     t0_ = t0;
     acc_.clear();
-    for (int i = 0; i < tokens_ * 4; ++i) acc_.push_back(b_.var(constant({Elem::F32, 1}, 0)));
+    for (int64_t i = 0; i < tokens_ * lane_rows_; ++i) acc_.push_back(b_.var(constant({Elem::F32, 1}, 0)));
   }
 
-  /// Adds `masks` lanes apart and stores the sums of rows quad * 4.. as partial number `p` of the group.
-  void store_sums(std::initializer_list<int> masks, Ex writes, Ex quad, Ex p) {
+  /// Adds `masks` lanes apart and stores the sums of the group's rows `first`.. as its partial number `p`.
+  void store_sums(std::initializer_list<int> masks, Ex writes, Ex first, Ex p) {
     for (Ex& a : acc_) {
       Ex v = a;
       for (int mask : masks) v = b_.let(v + b_.shuffle_xor(v, mask));
       a = v;
     }
     b_.if_(writes, [&] {
-      for (int t = 0; t < tokens_; ++t) {
-        std::vector<Ex> rows(acc_.begin() + t * 4, acc_.begin() + t * 4 + 4);
-        b_.store(partial_, ((slot_ * sums_ + p) * tokens_ + Ex(t)) * kRows + quad * 4, pack(rows));
-      }
+      for (int64_t t = 0; t < tokens_; ++t)
+        for (int64_t i = 0; i < lane_rows_; i += 4) {
+          const auto from = acc_.begin() + t * lane_rows_ + i;
+          b_.store(partial_, ((slot_ * sums_ + p) * tokens_ + Ex(t)) * kRows + first + Ex(i), pack({from, from + 4}));
+        }
     });
   }
 
@@ -160,7 +162,7 @@ class Gemv {
     const Ex first = b_.let(warp_ % s_.warps * 2 + lane_ / 16);
     const Ex base = b_.let(cast(Elem::I64, group_) * rows16_group_bytes(s_.format, s_.k));
     stream(first, s_.k / 32, half_warps, wait, [&](Ex k) { return rows.load(base, k); }, [&](Ex k, const Raw& raw) { multiply(rows, k, raw); });
-    store_sums({4, 8, 16}, lane_ < Ex(4), quad, b_.let(warp_ % s_.warps));
+    store_sums({4, 8, 16}, lane_ < Ex(4), b_.let(quad * 4), b_.let(warp_ % s_.warps));
   }
 
   /// A token's values of a block: two words of int8, their scale, and the sums that minima multiply, which one of the four
@@ -204,33 +206,31 @@ class Gemv {
 
   void dense(Ex t0, bool wait) {
     reset(t0);
-    const int64_t widest = 16 / elem_bytes(w_.elem), chunk = s_.k % widest == 0 ? widest : 1, segments = s_.warps / 4;
-    const Ex mine = b_.let(warp_ % s_.warps), quad = b_.let(mine % 4), segment = b_.let(mine / 4);
+    const int64_t widest = 16 / elem_bytes(w_.elem), chunk = s_.k % widest == 0 ? widest : 1, piece = std::min<int64_t>(chunk, 4);
+    const Ex first = b_.let(warp_ % s_.warps * lane_rows_);
     std::vector<Ex> begin;  // of the warp's rows; past the last row that row again
-    for (int i = 0; i < 4; ++i) begin.push_back(b_.let(cast(Elem::I64, min(group_ * kRows + quad * 4 + Ex(i), Ex(s_.n - 1))) * s_.k));
-    stream(b_.let(segment * 32 + lane_), s_.k / chunk, segments * 32, wait,
+    for (int64_t i = 0; i < lane_rows_; ++i) begin.push_back(b_.let(cast(Elem::I64, min(group_ * kRows + first + Ex(i), Ex(s_.n - 1))) * s_.k));
+    stream(lane_, s_.k / chunk, 32, wait,
            [&](Ex c) {
              Raw raw;
-             for (int i = 0; i < 4; ++i) raw.push_back(b_.load({w_.elem, int(chunk)}, w_, begin[size_t(i)] + cast(Elem::I64, c * chunk)));
+             for (const Ex& row : begin) raw.push_back(b_.load({w_.elem, int(chunk)}, w_, row + cast(Elem::I64, c * chunk)));
              return raw;
            },
            [&](Ex c, const Raw& raw) {
-             std::vector<Ex> w;
-             for (int i = 0; i < 4; ++i)
-               for (int64_t e = 0; e < chunk; ++e) w.push_back(b_.let(cast(Elem::F32, chunk == 1 ? raw[size_t(i)] : lane(raw[size_t(i)], int(e)))));
-             for (int t = 0; t < tokens_; ++t) {
-               const int64_t piece = std::min<int64_t>(chunk, 4);
-               for (int64_t e = 0; e < chunk; e += piece) {
-                 const Ex x = b_.let(b_.load({Elem::F32, int(piece)}, x_, row_[size_t(t)] + c * chunk + Ex(e)));
-                 for (int64_t p = 0; p < piece; ++p)
-                   for (int i = 0; i < 4; ++i) {
-                     const Ex acc = acc_[size_t(t * 4 + i)];
-                     b_.assign(acc, fma(w[size_t(i * chunk + e + p)], piece == 1 ? x : lane(x, int(p)), acc));
+             for (int64_t e = 0; e < chunk; e += piece) {
+               std::vector<Ex> x;
+               for (const Ex& row : row_) x.push_back(b_.let(b_.load({Elem::F32, int(piece)}, x_, row + c * chunk + Ex(e))));
+               for (int64_t i = 0; i < lane_rows_; ++i)
+                 for (int64_t p = 0; p < piece; ++p) {
+                   const Ex w = b_.let(cast(Elem::F32, chunk == 1 ? raw[size_t(i)] : lane(raw[size_t(i)], int(e + p))));
+                   for (int64_t t = 0; t < tokens_; ++t) {
+                     const Ex acc = acc_[size_t(t * lane_rows_ + i)];
+                     b_.assign(acc, fma(w, piece == 1 ? x[size_t(t)] : lane(x[size_t(t)], int(p)), acc));
                    }
-               }
+                 }
              }
            });
-    store_sums({1, 2, 4, 8, 16}, lane_ == Ex(0), quad, segment);
+    store_sums({1, 2, 4, 8, 16}, lane_ == Ex(0), first, Ex(0));
   }
 
   const Shape s_;
@@ -239,11 +239,12 @@ class Gemv {
   Epilogue epilogue_;
   const Buffer &x_, &w_;
   int64_t tokens_ = 1, sums_ = 1;  ///< sums_: of a group's output, from different warps
+  int64_t lane_rows_ = 4;          ///< of a group, that a lane has columns of
   Buffer partial_;                 ///< [group of the block][sum][token][16]
   Buffer y_;                       ///< [token][output of the block]
   Ex warp_, lane_, slot_, group_, last_token_, t0_;
   Ex word_;                        ///< quantized: the lane's
-  std::vector<Ex> row_, acc_;      ///< by token; by token and row of the quad
+  std::vector<Ex> row_, acc_;      ///< by token; by token and lane's row
 };
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 namespace prism::codegen {
 
-constexpr int kDecodeThreads = 256;   ///< of a block, in kernels of one or few rows
+constexpr int kDecodeThreads = 128;   ///< of a block, in kernels of one or few rows
 
 /// What the GPUs have that a kernel is made for.
 struct GpuTarget {
