@@ -6,7 +6,6 @@
 
 #include "codegen/cpu/compile.h"
 #include "codegen/cuda/emulate.h"
-#include "codegen/cuda/nvrtc.h"
 #include "codegen/kernels/gpu/gpu.h"
 #include "codegen/pack.h"
 #include "codegen/render/c.h"
@@ -28,6 +27,31 @@ Result<uint64_t> weight_bytes(const ir::Type& t) {
 }
 
 namespace {
+
+bool is_anchor(ir::Op op) {
+  using ir::Op;
+  return op == Op::Linear || op == Op::FlashAttention || op == Op::KvAppend || op == Op::Embedding || op == Op::Conv2d || op == Op::Matmul;
+}
+
+/// "linear(q8a[1,576], q4_1[576,576]{rows16}), add": ops that only rename elements are left out.
+std::string summary(const ir::Graph& body) {
+  const auto hidden = [](ir::Op op) { return op == ir::Op::Reshape || op == ir::Op::Slice || op == ir::Op::Positions || op == ir::Op::Constant; };
+  const ir::Operation* anchor = nullptr;
+  for (const ir::Operation& o : body.ops)
+    if (is_anchor(o.op) || (!anchor && !hidden(o.op))) anchor = &o;
+  if (!anchor) anchor = &*body.ops.begin();
+  std::string text(ir::info(anchor->op).mnemonic), types;
+  for (const ir::Value* v : anchor->operands()) types += (types.empty() ? "" : ", ") + v->type.str();
+  text += "(" + types + ")";
+  std::vector<std::string_view> others;
+  for (const ir::Operation& o : body.ops) {
+    const std::string_view name = ir::info(o.op).mnemonic;
+    if (o.op == anchor->op || hidden(o.op) || std::find(others.begin(), others.end(), name) != others.end()) continue;
+    others.push_back(name);
+    text += ", " + std::string(name);
+  }
+  return text;
+}
 
 class Generator {
  public:
@@ -203,6 +227,7 @@ class Generator {
       if (!kernel) {
         kernel = uint32_t(lowered_.size());
         PRISM_CHECK(add("largest_logits", "", gpu_largest_logits("largest_logits", p_.dims, p_.vocab)));
+        summaries_["largest_logits"] = "the " + std::to_string(std::min(rt::kMostLargest, p_.vocab)) + " largest of " + std::to_string(p_.vocab) + " logits";
       }
       const LoweredKernel& k = lowered_[*kernel];
       const uint64_t at = logits->offset, count = uint64_t(std::min(rt::kMostLargest, p_.vocab));
@@ -241,14 +266,13 @@ class Generator {
     const std::string anchor = [&] {
       std::string name = "rows";
       for (const ir::Operation& o : op.body->ops)
-        if (o.op == ir::Op::Linear || o.op == ir::Op::FlashAttention || o.op == ir::Op::KvAppend || o.op == ir::Op::Embedding ||
-            o.op == ir::Op::Conv2d || o.op == ir::Op::Matmul)
-          name = std::string(ir::info(o.op).mnemonic);
+        if (is_anchor(o.op)) name = std::string(ir::info(o.op).mnemonic);
       return name;
     }();
     const std::string symbol = anchor + "_" + std::to_string(lowered_.size());
     PRISM_TRY(LoweredKernel k, gpu() ? lower_gpu_kernel(op, symbol, p_.dims, gpu_target(options_.archs)) : lower_kernel(op, symbol, p_.dims, options_.isa));
     index_[text] = lowered_.size();
+    summaries_[symbol] = summary(*op.body);
     PRISM_CHECK(add(symbol, text, std::move(k)));
     return lowered_.size() - 1;
   }
@@ -308,10 +332,19 @@ class Generator {
       p_.codes.push_back({"emu", std::string(rt::isa_name(emulated.isa)), "elf", std::move(emulated.code)});
       return ok();
     }
+    std::vector<KernelReport> reports;
+    for (const rt::Kernel& k : p_.kernels) {
+      const auto computes = summaries_.find(k.symbol);
+      reports.push_back({k.symbol, computes == summaries_.end() ? k.description : computes->second, k.block_threads, k.shared_bytes, {}});
+    }
     for (const std::string& arch : options_.archs) {
       PRISM_TRY(Cubin cubin, compile_cuda(source, arch));
+      for (KernelReport& r : reports)
+        for (const KernelUsage& u : cubin.kernels)
+          if (u.name == r.symbol) r.usage[arch] = u;
       p_.codes.push_back({"cuda", arch, "cubin", std::move(cubin.bytes)});
     }
+    if (options_.report) options_.report(reports);
     return ok();
   }
 
@@ -343,6 +376,7 @@ class Generator {
   rt::Program p_;
   std::map<std::string, uint32_t> weight_index_;
   std::map<std::string, size_t> index_;
+  std::map<std::string, std::string> summaries_;         ///< by symbol: what kernels compute, in short
   std::vector<LoweredKernel> lowered_;
 };
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 
+#include "codegen/cuda/nvrtc.h"
 #include "codegen/kernels/region.h"
 #include "ir/module.h"
 #include "runtime/cpu.h"
@@ -10,11 +12,20 @@
 
 namespace prism::codegen {
 
+/// A GPU kernel and what it takes of a multiprocessor.
+struct KernelReport {
+  std::string symbol;
+  std::string computes;                      ///< its anchor op with the operands' types, then the other ops
+  int64_t threads = 0, shared_bytes = 0;     ///< of a block
+  std::map<std::string, KernelUsage> usage;  ///< by architecture
+};
+
 struct GenerateOptions {
   rt::Isa isa = rt::best_isa();            ///< CPUs
   std::string target = "cpu";              ///< "cpu", "cuda", "emu"
   std::vector<std::string> archs = {};     ///< "sm_90a", ...: kernels use what all of them have; cuda: machine code for each
   std::function<void(const std::string& name, const std::string& text)> dump;  ///< receives "kernels.kir" and "kernels.c" or "kernels.cu"
+  std::function<void(const std::vector<KernelReport>&)> report = {};  ///< cuda: receives all kernels when they are compiled
 };
 
 /// The named pipeline (passes/pipelines.cpp) made for a target, on CPUs for an instruction set.

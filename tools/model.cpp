@@ -195,6 +195,7 @@ Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
   codegen::GenerateOptions generate;
   generate.target = o.target.device;
   generate.archs = o.target.archs;
+  if (o.kernels) generate.report = [&](const auto& kernels) { *o.kernels = kernels; };
   if (!o.isa.empty()) generate.isa = rt::isa_from_name(o.isa).value();  // checked by the option
   PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline.empty() ? codegen::default_pipeline(generate.target, generate.isa) : o.pipeline));
   passes::ManagerOptions manager_options;

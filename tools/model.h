@@ -9,6 +9,10 @@
 #include "runtime/session.h"
 #include "tools/target.h"
 
+namespace prism::codegen {
+struct KernelReport;
+}
+
 namespace prism::tools {
 
 struct CompileOptions {
@@ -16,6 +20,7 @@ struct CompileOptions {
   std::string pipeline;   ///< empty = the one made for the target
   std::string dump_ir;    ///< folder for the module after every pass and the kernels' text
   Target target;
+  std::vector<codegen::KernelReport>* kernels = nullptr;  ///< cuda: receives what they take of a GPU
 };
 
 /// A compiled GGUF file and where its weights come from.

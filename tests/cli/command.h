@@ -36,6 +36,7 @@ class Workshop {
   TemporaryFolder folder;
   std::string binary = PRISM_BINARY_DIR "/prism";
   std::string output;  ///< where standard output goes if not here
+  std::vector<std::string> variables;  ///< more of the environment: "NAME=value"
 
   std::string path(const std::string& name) const { return folder / name; }
 
@@ -54,9 +55,11 @@ class Workshop {
     for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
     argv.push_back(nullptr);
     std::string cache = "PRISM_CACHE=" + path("cache");
-    char* environment[] = {cache.data(), nullptr};  // no PATH: the command needs no toolchain
+    std::vector<char*> environment = {cache.data()};  // no PATH: the command needs no toolchain
+    for (const std::string& v : variables) environment.push_back(const_cast<char*>(v.c_str()));
+    environment.push_back(nullptr);
     pid_t child = 0;
-    EXPECT_EQ(posix_spawn(&child, binary.c_str(), &files, nullptr, argv.data(), environment), 0) << binary;
+    EXPECT_EQ(posix_spawn(&child, binary.c_str(), &files, nullptr, argv.data(), environment.data()), 0) << binary;
     posix_spawn_file_actions_destroy(&files);
     close(sockets[1]);
     std::string buffer(1 << 20, 0);
