@@ -85,7 +85,8 @@ void CRenderer::block(const Block& b, int depth) {
   for (const Stmt& s : b) {
     const std::string v = "v" + std::to_string(s.id);
     switch (s.kind) {
-      case Stmt::Kind::Let: out_ += pad + "const " + type(kernel_->vars[size_t(s.id)]) + " " + v + " = " + expr(s.a) + ";\n"; break;
+      // Not const: NVRTC evaluates the initializers of constants again at every use, which takes exponential time.
+      case Stmt::Kind::Let: out_ += pad + type(kernel_->vars[size_t(s.id)]) + " " + v + " = " + expr(s.a) + ";\n"; break;
       case Stmt::Kind::Var: out_ += pad + type(kernel_->vars[size_t(s.id)]) + " " + v + " = " + expr(s.a) + ";\n"; break;
       case Stmt::Kind::Assign: out_ += pad + v + " = " + expr(s.a) + ";\n"; break;
       case Stmt::Kind::Store: out_ += pad + store(s.b->ty, address(s.id, s.a), expr(s.b)) + ";\n"; break;

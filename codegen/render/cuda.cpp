@@ -39,11 +39,11 @@ class CudaRenderer final : public CRenderer {
       }
     }
     for (size_t i = 0; i < k.dims.size(); ++i) {
-      body += "  const i32 d" + std::to_string(i) + " = (i32)read<i64>(args.dims, " + std::to_string(8 * i) + ");  // " + k.dims[i] + "\n";
+      body += "  i32 d" + std::to_string(i) + " = (i32)read<i64>(args.dims, " + std::to_string(8 * i) + ");  // " + k.dims[i] + "\n";
     }
     members += "  Global dims;\n";
     return s + "struct " + k.name + "_args {\n" + members + "};\ntemplate <class Phase> DEVICE void " + k.name + "_body(const " + k.name +
-           "_args& args, const i32 task, Phase phase) {\n" + body + "  const i32 v1 = thread_index();\n";
+           "_args& args, const i32 task, Phase phase) {\n" + body + "  i32 v1 = thread_index();\n";
   }
 
   std::string close(const Kernel& k) override {
