@@ -206,7 +206,7 @@ Status Elements::store(const Place& p, const ir::Value* anchor, Ex computed) {
 }
 
 Result<LoweredKernel> lower_gpu_elements(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
-  constexpr int kThreads = 256;
+  constexpr int kThreads = kDecodeThreads;
   Region r(op, name, dims, kThreads);
   Elements elements(r);
   const ir::Shape& shape = r.body.returns.front()->type.shape;
