@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Checks and measures Prism on a GPU, from the folder that gpu_bundle.sh makes. A step that fails is recorded, and the rest goes
+# on; a stage takes less than ten minutes, and the steps it has no time for are recorded as skipped.
+#
+#   gpu_suite.sh STAGE... [--out FOLDER] [--target cuda|emu] [--quick]
+#
+#   kernels   tests of the kernels            speed     prefill and decode of whole models
+#   tokens    greedy tokens of GPU and CPU    bench     kernels alone
+#   hf        transformers, bandwidth         summary   all results so far: results.json and a table
+#
+# Results go to FOLDER (default: gpu-results), which later calls add to. NVRTC: $CUDA_HOME or /usr/local/cuda.
+#
+# The emulated device needs libprism_cpu_jit.so, which a bundle has not: LD_LIBRARY_PATH=build.
+# shellcheck disable=SC2317  # stages are called by name
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly stage_seconds=540
+
+usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+
+stages=() out=gpu-results target=cuda quick=
+while (($#)); do
+  case $1 in
+    --out | --target) (($# > 1)) || usage ;;&
+    --out) out=$2; shift ;;
+    --target) target=$2; shift ;;
+    --quick) quick=1 ;;
+    kernels | tokens | speed | bench | hf | summary) stages+=("$1") ;;
+    *) usage ;;
+  esac
+  shift
+done
+((${#stages[@]})) || usage
+[[ $target == cuda || $target == emu ]] || usage
+mkdir -p "$out" || exit 1
+out=$(cd "$out" && pwd)
+
+export PRISM_GPU_TARGET=$target
+export PRISM_CACHE=${PRISM_CACHE:-$out/cache}
+if [[ -z ${CUDA_HOME-} && -d /usr/local/cuda ]]; then export CUDA_HOME=/usr/local/cuda; fi
+with_libraries=(env LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}")
+prism=("${with_libraries[@]}" "$here/bin/prism")
+threads=$(nproc)
+
+# step NAME SECONDS COMMAND...: standard output to NAME.out, the rest to NAME.log; how it went to NAME.step.
+step() {
+  local name=$1 seconds=$2 left=$((stage_end - SECONDS)) start=$SECONDS status=0
+  shift 2
+  rm -f "$out/$name".{out,log,step}
+  if ((left < 5)); then
+    printf 'skipped 0 no time left in the stage\n' >"$out/$name.step"
+    printf '%-36s skipped: no time left in the stage\n' "$name" >&2
+    return 1
+  fi
+  timeout --kill-after=5 "$((seconds < left ? seconds : left))" "$@" >"$out/$name.out" 2>"$out/$name.log" </dev/null || status=$?
+  local word=ok
+  ((status == 0)) || word=failed
+  ((status != 124 && status != 137)) || word="out-of-time"
+  printf '%s %d exit code %d\n' "$word" "$((SECONDS - start))" "$status" >"$out/$name.step"
+  printf '%-36s %s, %d s\n' "$name" "$word" "$((SECONDS - start))" >&2
+  ((status == 0)) || tail -n 3 "$out/$name.log" >&2
+  return "$status"
+}
+
+stage_kernels() {
+  rm -f "$out"/kernels-*.tests
+  local suites=(GpuRows GpuGemv GpuGemm GpuFlash GpuAttention GpuVision GpuSample) suite
+  [[ -z $quick ]] || suites=(GpuRows)
+  # Left out: what changes kernels to see tests fail, which is of the emulated device, and what compiles for the CPU.
+  for suite in "${suites[@]}"; do
+    step "kernels-$suite" 200 "${with_libraries[@]}" "$here/bin/prism_tests" --gtest_brief=1 \
+      --gtest_filter="$suite.*-*Mistakes*:*Mutants*:*SessionsOfAllDevices*" --gtest_output="json:$out/kernels-$suite.tests"
+  done
+}
+
+stage_tokens() {
+  local model=synth:smollm2-135m:q4_k_m prx=cpu.prx count=64
+  [[ -z $quick ]] || { model=synth:tiny-llama:q4_k prx=cpu-quick.prx count=8; }
+  local common=(-p "The history of the lighthouse begins" -n "$count" -t "$threads" --ignore-eos --json)
+  step tokens-cpu 120 "${prism[@]}" run "$here/$prx" "${common[@]}"
+  step tokens-graph 180 "${prism[@]}" run "$model" --target "$target" "${common[@]}"
+  step tokens-persistent 180 "${prism[@]}" run "$model" --target "$target" --persistent "${common[@]}"
+}
+
+# speed_steps NAME MODEL: the bars' own first, a step for each, because a model is made anew for each.
+speed_steps() {
+  local name=$1
+  local common=("${prism[@]}" bench "$2" --target "$target" -t "$threads" --json)
+  local long=2048 short=512 count=128 depth=4096 repeats=5
+  [[ -z $quick ]] || { long=16 short=8 count=4 depth=16 repeats=1; }
+  common+=(-r "$repeats")
+  step "speed-$name-graph" 120 "${common[@]}" -p "$long" -n "$count"
+  step "speed-$name-persistent" 120 "${common[@]}" -p 0 -n "$count" --persistent
+  step "speed-$name-graph-deep" 120 "${common[@]}" -p 0 -n "$count" -d "$depth"
+  step "speed-$name-persistent-deep" 120 "${common[@]}" -p 0 -n "$count" -d "$depth" --persistent
+  step "speed-$name-prefill-short" 120 "${common[@]}" -p "$short" -n 0
+}
+
+stage_speed() {
+  rm -f "$out/speed-bandwidth.result"
+  step speed-bandwidth 60 python3 "$here/gpu_hf.py" --only bandwidth --out "$out/speed-bandwidth.result"
+  if [[ -n $quick ]]; then
+    speed_steps tiny-q4_k synth:tiny-llama:q4_k
+    return
+  fi
+  speed_steps 1b-bf16 synth:llama-3.2-1b:bf16
+  local type
+  for type in bf16 q8_0 q4_k; do speed_steps "8b-$type" "synth:llama-3.1-8b:$type"; done
+}
+
+stage_bench() {
+  # A step for each group: making the weights takes longer than the measurement.
+  local groups=(attention_prefill attention_decode linear/{bf16,q8_0,q4_k,f16,q6_k,q4_0,q5_k,q4_1,q5_0,q5_1,f32}) group
+  [[ -z $quick ]] || groups=(linear/bf16)
+  for group in "${groups[@]}"; do
+    step "bench-${group/\//-}" 180 "${with_libraries[@]}" "$here/bin/prism_bench_gpu_kernels" --benchmark_format=json \
+      --benchmark_min_time=0.1 --benchmark_filter="^$group/"
+  done
+}
+
+stage_hf() { rm -f "$out/hf.result"; step hf 535 python3 "$here/gpu_hf.py" --out "$out/hf.result" ${quick:+--quick}; }
+
+stage_summary() { python3 "$here/gpu_summary.py" "$out" --commit "$(cat "$here/commit" 2>/dev/null || echo unknown)" --target "$target"; }
+
+status=0
+for stage in "${stages[@]}"; do
+  printf -- '--- %s\n' "$stage" >&2
+  stage_end=$((SECONDS + stage_seconds))
+  "stage_$stage" || { [[ $stage != summary ]] || status=1; }
+done
+exit "$status"
