@@ -180,6 +180,7 @@ class Generator {
         else if (v->is_weight()) launch.args.push_back({rt::Space::Weight, weight_index_.at(v->name), 0});
         else launch.args.push_back(place.at(v));
       }
+      if (gpu()) launch.product = product(*op.body, lowered_[k].args);
       for (const ir::Operation& inner : op.body->ops)
         if (inner.op == ir::Op::FlashAttention) p_.kv[kv_layer.at(op.operand(inner.operand(1)->index))].window = inner.attr<int64_t>("window");
       e.launches.push_back(std::move(launch));
@@ -189,6 +190,35 @@ class Generator {
     place_own_memory(e, own_memory);
     p_.entries.push_back(std::move(e));
     return ok();
+  }
+
+  /// The region as a product that a library can do: a linear of bf16, then at most a residual, or a rounding to bf16.
+  std::optional<rt::Product> product(const ir::Graph& body, const std::vector<ArgSource>& args) {
+    const ir::Operation& linear = body.ops.front();
+    if (linear.op != ir::Op::Linear || linear.operands().size() != 2 || body.returns.size() != 1) return {};
+    const ir::Value *x = linear.operand(0), *w = linear.operand(1), *y = linear.result(), *c = nullptr;
+    if (x->type.dtype != DType::BF16 || w->type.dtype != DType::BF16 || w->type.layout != ir::Layout::RowMajor) return {};
+    for (const ir::Operation& op : body.ops) {
+      if (&op == &linear) continue;
+      const bool last = op.operand(0) == y || (op.operands().size() > 1 && op.operand(1) == y);
+      if (!last) return {};
+      if (op.op == ir::Op::Add && !c && y->type.dtype == DType::F32) {
+        c = op.operand(op.operand(0) == y);
+        if (c->kind != ir::Value::Kind::Argument || c->type != y->type) return {};
+      } else if (op.op != ir::Op::Cast || c || op.result()->type.dtype != DType::BF16 || op.result()->type.layout != ir::Layout::RowMajor) {
+        return {};
+      }
+      y = op.result();
+    }
+    if (y != body.returns[0]) return {};
+    const auto place = [&](const ir::Value* v) {  // the argument
+      const bool result = v == y;
+      for (size_t i = 0; i < args.size(); ++i)
+        if (args[i].from == (result ? ArgSource::From::Result : ArgSource::From::Operand) && args[i].index == (result ? 0 : v->index)) return int64_t(i);
+      return int64_t(-1);
+    };
+    return rt::Product{expression(Region::rows_of(x->type)), *w->type.dim(0).constant(), *w->type.dim(1).constant(), uint32_t(place(x)), uint32_t(place(w)),
+                       uint32_t(place(y)), c ? place(c) : -1, std::string(ir::info(y->type.dtype).name)};
   }
 
   /// Kernels' workspaces are one place after the values, their counters another after all arenas, where nothing else may be.

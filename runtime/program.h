@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,6 +38,15 @@ struct Arg {
   uint64_t offset = 0;
 };
 
+/// y[m,n] = x[m,k] w[n,k]^T (+ c[m,n]): x and w in bf16, c in f32, all by rows. Places are arguments of the launch.
+struct Product {
+  Expr m;
+  int64_t n = 0, k = 0;
+  uint32_t x = 0, w = 0, y = 0;
+  int64_t c = -1;             ///< -1: none
+  std::string result;         ///< "f32"; "bf16", then without c
+};
+
 /// One kernel over `tasks` independent tasks, in one share per thread; a barrier follows. On GPUs a task is a block.
 /// Machine code: void symbol(void* const* args, const int64_t* dims, int64_t begin, int64_t end, void* scratch),
 /// dims in the order of Program::dims, tasks [begin, end) to do, `scratch` of this thread, 64-byte aligned.
@@ -45,6 +55,7 @@ struct Launch {
   uint32_t kernel = 0;
   std::vector<Arg> args;
   Expr tasks;
+  std::optional<Product> product;  ///< GPUs: what it computes, if a library may do it instead
 };
 
 struct Kernel {

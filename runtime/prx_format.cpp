@@ -45,7 +45,13 @@ class Encoder {
   Offset<fb::Launch> launch(const Launch& l) {
     const auto args = each(l.args, [&](auto& a) { return fb::CreateArg(b_, fb::Space(a.space), a.index, a.offset); });
     const auto tasks = expr(l.tasks);
-    return fb::CreateLaunch(b_, l.kernel, args, tasks);
+    Offset<fb::Product> product;
+    if (const auto& p = l.product) {
+      const auto m = expr(p->m);
+      const auto result = text(p->result);
+      product = fb::CreateProduct(b_, m, p->n, p->k, p->x, p->w, p->y, p->c, result);
+    }
+    return fb::CreateLaunch(b_, l.kernel, args, tasks, product);
   }
 
   Offset<fb::EntryPoint> entry(const EntryPoint& e) {
@@ -203,6 +209,10 @@ class Decoder {
       launch.kernel = l.kernel();
       each(l.args(), launch.args, [&](auto& a, Arg& arg) { arg = {Space(a.space()), a.index(), a.offset()}; });
       expr(l.tasks(), launch.tasks);
+      if (const fb::Product* p = l.product()) {
+        launch.product = Product{{}, p->n(), p->k(), p->x(), p->w(), p->y(), p->c(), text(p->result())};
+        expr(p->m(), launch.product->m);
+      }
     });
   }
 

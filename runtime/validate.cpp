@@ -167,6 +167,7 @@ class Validator {
     if (l.kernel >= p_.kernels.size())
       return error(what(), ": found kernel ", l.kernel, ", expected less than ", p_.kernels.size());
     if (const auto tasks = l.tasks.evaluate(e.dim_max); !tasks) return error(what(), ": tasks: ", tasks.message());
+    if (l.product) PRISM_CHECK(product(*l.product, l, e, what()));
     for (size_t a = 0; a < l.args.size(); ++a) {
       const Arg& arg = l.args[a];
       const auto bad = [&](const char* item, uint64_t found, uint64_t end) {
@@ -190,6 +191,33 @@ class Validator {
       }
     }
     return ok();
+  }
+
+  /// Its matrices have room where its arguments are when every dim has its greatest value.
+  Status product(const Product& p, const Launch& l, const EntryPoint& e, const std::string& what) const {
+    if (p.result != "f32" && (p.result != "bf16" || p.c >= 0))
+      return error(what, ": product: found a result of ", quoted(p.result), ", expected \"f32\" or, without c, \"bf16\"");
+    PRISM_CHECK(range(what + ": product: n", p.n, 1, kMaxDim));
+    PRISM_CHECK(range(what + ": product: k", p.k, 1, kMaxDim));
+    const auto m = p.m.evaluate(e.dim_max);
+    if (!m) return error(what, ": product: m: ", m.message());
+    PRISM_CHECK(range(what + ": product: m", *m, 0, kMaxDim));
+    const auto room = [&](const char* item, int64_t at, int64_t rows, int64_t columns, uint64_t value_bytes) -> Status {
+      if (at < 0 || size_t(at) >= l.args.size())
+        return error(what, ": product: ", item, ": found argument ", at, ", expected less than ", l.args.size());
+      const Arg& a = l.args[size_t(at)];
+      const auto values = checked_mul(uint64_t(rows), uint64_t(columns));
+      const auto bytes = values ? checked_mul(*values, value_bytes) : std::nullopt;
+      const auto end = bytes ? checked_add(*bytes, a.offset) : std::nullopt;
+      const uint64_t size = a.space == Space::Arena ? e.arena_bytes
+                            : a.space == Space::Weight && a.index < p_.weights.size() ? p_.weights[a.index].bytes : 0;
+      if (!end || *end > size) return error(what, ": product: ", item, ": found ", rows, " x ", columns, " values, expected them within ", size, " bytes");
+      return ok();
+    };
+    PRISM_CHECK(room("x", p.x, *m, p.k, 2));
+    PRISM_CHECK(room("w", p.w, p.n, p.k, 2));
+    PRISM_CHECK(room("y", p.y, *m, p.n, p.result == "f32" ? 4 : 2));
+    return p.c < 0 ? ok() : room("c", p.c, *m, p.n, 4);
   }
 
   const Program& p_;

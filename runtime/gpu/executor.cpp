@@ -4,6 +4,7 @@
 #include <cstring>
 #include <optional>
 
+#include "runtime/gpu/cublaslt.h"
 #include "runtime/gpu/device_program.h"
 #include "runtime/gpu/persistent.h"
 #include "runtime/base/checked.h"
@@ -93,7 +94,7 @@ class GpuExecutor final : public Executor {
       PRISM_CHECK(entries_.back().staged->reserve(dims_bytes_ + entries_.back().room));
       if (persistent && e.persistent >= 0) PRISM_CHECK(make_persistent(e, entries_.back()));
     }
-    return ok();
+    return open_library();
   }
 
   Status write(uint64_t offset, std::span<const uint8_t> from) override {
@@ -112,6 +113,9 @@ class GpuExecutor final : public Executor {
       return error(name_, ": entry point ", quoted(entry.name), ": found an input of ", input_.size(), " bytes, expected at most ", bound.room);
     for (size_t i = 0; i < bound.launches.size(); ++i) {
       PRISM_TRY(bound.launches[i].blocks, tasks(entry, i, dims, INT32_MAX));
+      if (!blas_ || !entry.launches[i].product) continue;
+      PRISM_TRY(const int64_t rows, entry.launches[i].product->m.evaluate(dims));
+      bound.products[i].m = rows;
     }
     if (bound.run > waited_) PRISM_CHECK(finish());  // what it staged may not have been read yet
     bound.run = ++runs_;
@@ -144,6 +148,7 @@ class GpuExecutor final : public Executor {
   struct BoundEntry {
     std::vector<Address> args;  // of all launches
     std::vector<Launch> launches;
+    std::vector<Matmul> products;  // as launches, if there is a library
     bool replayable = true;     // every number of blocks is constant
     DeviceMemory table;         // persistent: one launch for all, by this table and then a counter for each
     uint64_t counter_bytes = 0, counters_at = 0;
@@ -199,6 +204,31 @@ class GpuExecutor final : public Executor {
     return bound;
   }
 
+  /// cuBLASLt, if a program for it has products of many rows. Without it the program's own kernels do them.
+  Status open_library() {
+    const Program& p = exe_->program();
+    bool any = false;
+    for (const EntryPoint& e : p.entries)
+      for (const rt::Launch& l : e.launches) any = any || l.product;
+    if (!any || p.codes[0].target != "cuda") return ok();
+    PRISM_TRY(stream_, driver_.stream());
+    auto blas = Blas::open();
+    if (!blas) return ok();
+    PRISM_TRY(library_memory_, DeviceMemory::zeroed(driver_, kLibraryBytes, name_ + ": cuBLASLt's workspace"));
+    blas_ = *std::move(blas);
+    for (size_t i = 0; i < p.entries.size(); ++i) {
+      entries_[i].products.resize(entries_[i].launches.size());
+      for (size_t l = 0; l < p.entries[i].launches.size(); ++l)
+        if (const auto& product = p.entries[i].launches[l].product) entries_[i].products[l] = matmul(*product, entries_[i].launches[l].args);
+    }
+    return ok();
+  }
+
+  Matmul matmul(const Product& p, std::span<const Address> args) const {
+    return {.in = Float::Bf16, .out = p.result == "f32" ? Float::F32 : Float::Bf16, .n = p.n, .k = p.k, .x = args[p.x], .w = args[p.w], .y = args[p.y],
+            .c = p.c < 0 ? 0 : args[size_t(p.c)], .workspace = library_memory_ + 0, .workspace_bytes = kLibraryBytes, .stream = stream_};
+  }
+
   Status make_persistent(const EntryPoint& e, BoundEntry& bound) {
     std::vector<TableEntry> launches;
     for (size_t i = 0; i < e.launches.size(); ++i) {
@@ -225,12 +255,21 @@ class GpuExecutor final : public Executor {
       PRISM_CHECK(driver_.zero(entry.table + entry.counters_at, entry.counter_bytes));
       return driver_.launch(*entry.persistent);
     }
-    for (const Launch& l : entry.launches) PRISM_CHECK(driver_.launch(l));
+    for (size_t i = 0; i < entry.launches.size(); ++i) {
+      const bool library = !entry.products.empty() && entry.products[i].m >= kLibraryRows && !entry.replayable;
+      PRISM_CHECK(library ? blas_->matmul(entry.products[i]) : driver_.launch(entry.launches[i]));
+    }
     return ok();
   }
 
+  static constexpr int64_t kLibraryRows = 128;          // with fewer the choice of an algorithm costs more than it gains
+  static constexpr uint64_t kLibraryBytes = 32 << 20;
+
   const DeviceProgram& program_;
   Driver& driver_;
+  void* stream_ = nullptr;
+  std::unique_ptr<Blas> blas_;
+  DeviceMemory library_memory_;
   KvLayout kv_;
   DeviceMemory cache_, arena_, dims_;
   uint64_t dims_bytes_ = 0;

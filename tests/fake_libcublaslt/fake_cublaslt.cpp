@@ -183,6 +183,10 @@ int cublasLtMatmul(Handle handle, Operation o, const void* alpha, const void* a,
   for (int i = 0; i < 4; ++i)
     if (reinterpret_cast<uintptr_t>(matrices[i]) % uint32_t(chosen[5 + i / 2] >> (i % 2 * 32)) != 0)
       return mistake("cublasLtMatmul: an address aligned less than was said");
+  if (!state->shown.multiplies) {
+    state->shown.noted.push_back({ld->rows, ld->columns, lb->rows, a, b, c, d});
+    return 0;
+  }
   if (workspace) std::memset(workspace, 0xEE, chosen[4]);
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
   for (uint64_t row = 0; row < ld->rows; ++row)

@@ -19,6 +19,12 @@ struct CublasLt {
   int choices = 0, products = 0;
   int64_t calls = 0;
   void* stream = nullptr;                ///< of the last product
+  bool multiplies = true;                ///< false: addresses are those of a fake GPU, products are only noted
+  struct Product {
+    uint64_t rows, columns, depth;       ///< of the result, by columns
+    const void *a, *b, *c, *d;
+  };
+  std::vector<Product> noted;
 };
 
 }  // namespace prism::fake
