@@ -90,6 +90,15 @@ class Generator {
     })};
   }
 
+  rt::Expr tasks(const LoweredKernel& k) {
+    rt::Expr e = expression(k.tasks);
+    if (k.most_pieces == 1) return e;
+    const rt::Expr pieces = expression(k.pieces);
+    e.code.insert(e.code.end(), pieces.code.begin(), pieces.code.end());
+    e.code.insert(e.code.end(), {rt::Expr::Const, k.most_pieces, rt::Expr::Min, 0, rt::Expr::Mul, 0});
+    return e;
+  }
+
   Status weights() {
     uint64_t at = 0;
     std::map<std::string, bool> used;
@@ -167,7 +176,7 @@ class Generator {
       PRISM_TRY(size_t k, kernel(op));
       rt::Launch launch;
       launch.kernel = uint32_t(k);
-      launch.tasks = expression(lowered_[k].tasks);
+      launch.tasks = tasks(lowered_[k]);
       for (const ArgSource& a : lowered_[k].args) {
         if (a.from == ArgSource::From::Workspace || a.from == ArgSource::From::Counters) {
           own_memory.push_back({e.launches.size(), launch.args.size()});
@@ -414,7 +423,7 @@ class Generator {
 
 std::string default_pipeline(const std::string& target, rt::Isa isa) {
   if (target != "cpu") return "gpu";
-  return isa >= rt::Isa::Amx ? "cpu-amx" : "cpu";
+  return isa >= rt::Isa::Amx ? "cpu-amx" : isa >= rt::Isa::Avx512 ? "cpu-avx512" : "cpu";
 }
 
 Result<rt::Program> generate(const ir::Module& m, const GenerateOptions& options) { return Generator(m, options).run(); }

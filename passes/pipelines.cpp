@@ -17,9 +17,10 @@ struct Named {
   "},fuse-projections,"
 #define AFTER_TYPES(dense) ",pack-weights{dense=" dense "},dce,fuse-epilogues,plan-memory"
 constexpr Named kPipelines[] = {
-    {"cpu", BEFORE_TYPES("512", "16") "quantize-activations" AFTER_TYPES("rows16")},
-    // With matrix registers: bf16 for more rows than @verify has, whose bits are those of @decode.
-    {"cpu-amx", BEFORE_TYPES("512", "16") "quantize-activations{bf16_rows=17}" AFTER_TYPES("rows16")},
+    {"cpu", BEFORE_TYPES("512", "64") "quantize-activations" AFTER_TYPES("rows16")},
+    // bf16 is for more rows than @verify has, whose bits are those of @decode.
+    {"cpu-avx512", BEFORE_TYPES("512", "64") "quantize-activations{bf16_rows=17,bf16_layout=row_major,bf16_linears=dense,bf16_queries=yes}" AFTER_TYPES("rows16")},
+    {"cpu-amx", BEFORE_TYPES("512", "64") "quantize-activations{bf16_rows=17,bf16_queries=yes}" AFTER_TYPES("rows16")},
     {"gpu", BEFORE_TYPES("2048", "64") "quantize-activations{bf16_rows=17,bf16_layout=row_major}" AFTER_TYPES("row_major")},
 };
 #undef BEFORE_TYPES

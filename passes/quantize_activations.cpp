@@ -1,6 +1,6 @@
 // quantize-activations: activations in the type the kernels multiply. A linear with a quantized weight reads its input
-// as q8a (int8 blocks of 32), so that its products are integers. Where matrix registers are worth it, in graphs that can
-// have `bf16_rows` rows or more, linears read bf16 tiles and flash attention bf16 instead. Users of one input share it.
+// as q8a (int8 blocks of 32), so that its products are integers. In graphs that can have `bf16_rows` rows or more, linears (all,
+// or those with dense weights) read bf16 instead, and so do queries of flash attention if asked. Users of one input share it.
 
 #include "llvm/ADT/DenseMap.h"
 #include "passes/plan_memory.h"
@@ -16,8 +16,9 @@ constexpr int64_t kMatrixColumns = 32;  // bf16 in one row of a matrix register
 
 class Quantizer {
  public:
-  Quantizer(Module& m, Graph& g, int64_t bf16_rows, std::string layout)
-      : graph_(g), ranges_(entry_ranges(m, g)), bf16_rows_(bf16_rows), layout_(std::move(layout)) {}
+  Quantizer(Module& m, Graph& g, const Options& options)
+      : graph_(g), ranges_(entry_ranges(m, g)), bf16_rows_(options.get_int("bf16_rows", 0)), layout_(options.get("bf16_layout", "tiles")),
+        all_linears_(options.get("bf16_linears", "all") == "all"), queries_(options.get("bf16_queries", "no") == "yes") {}
 
   Status run() {
     for (Operation& op : graph_.ops) {
@@ -35,7 +36,7 @@ class Quantizer {
     const DType weight = op.operand(1)->type.dtype;
     const std::optional<int64_t> k = x->type.dim(-1).constant();
     if (x->type.dtype != DType::F32) return ok();
-    if (many(rows_of(x->type)) && weight != DType::F32 && k && *k % kMatrixColumns == 0) {
+    if (many(rows_of(x->type)) && weight != DType::F32 && (all_linears_ || !info(weight).quantized) && k && *k % kMatrixColumns == 0) {
       PRISM_TRY(Value* narrow, bf16(x, layout_, &op));
       op.set_operand(0, narrow);
       return ok();
@@ -59,8 +60,7 @@ class Quantizer {
   /// take bf16 too.
   Status attention(Operation& op) {
     Value* q = op.operand(0);
-    if (layout_ != "tiles") return ok();  // GPUs multiply in the type of the cache
-    if (q->type.dtype != DType::F32 || !many(q->type.dim(0)) || *q->type.dim(-1).constant() % kMatrixColumns) return ok();
+    if (!queries_ || q->type.dtype != DType::F32 || !many(q->type.dim(0)) || *q->type.dim(-1).constant() % kMatrixColumns) return ok();
     PRISM_TRY(Value* narrow_q, bf16(q, "row_major", &op));
     Value* old = op.result();
     const Operation* heads = only_user(old);
@@ -93,6 +93,7 @@ class Quantizer {
   Dim::Ranges ranges_;
   int64_t bf16_rows_;
   std::string layout_;
+  bool all_linears_, queries_;
   llvm::DenseMap<Value*, Value*> q8a_, bf16_, tiles_;
   llvm::DenseMap<Value*, Value*> narrow_;  // what a widened value was made of
 };
@@ -100,7 +101,7 @@ class Quantizer {
 }  // namespace
 
 Status quantize_activations(Module& m, const Options& options) {
-  for (const auto& g : m.graphs) PRISM_CHECK(Quantizer(m, *g, options.get_int("bf16_rows", 0), options.get("bf16_layout", "tiles")).run());
+  for (const auto& g : m.graphs) PRISM_CHECK(Quantizer(m, *g, options).run());
   return ok();
 }
 

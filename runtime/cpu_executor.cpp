@@ -19,7 +19,7 @@ Status CpuExecutor::init(int64_t capacity, unsigned threads) {
   const std::string cache = kv_cache_name(name_, capacity);
   PRISM_TRY(kv_, KvLayout::create(p.kv, capacity, cache));
   // No huge pages: heads lie far apart, and the first position would bring all of the cache into memory.
-  PRISM_TRY(cache_, Mapping::anonymous(kv_.bytes(), cache, /*huge_pages=*/false));
+  PRISM_TRY(cache_, Mapping::anonymous(kv_.bytes(), cache, /*huge_pages=*/true));
   PRISM_TRY(team_, ThreadTeam::create(threads));
   uint64_t scratch_bytes = 0;
   for (const Kernel& k : p.kernels) scratch_bytes = std::max(scratch_bytes, k.scratch_bytes);

@@ -64,7 +64,7 @@ Status run(const Options& o) {
     return ok();
   };
   for (unsigned r = 0; r <= o.repeats; ++r) {  // the first round warms up
-    if (o.prompt > 0) PRISM_CHECK(timed(prefill, r ? o.prompt : std::min<int64_t>(o.prompt, 128), false, r > 0));
+    if (o.prompt > 0) PRISM_CHECK(timed(prefill, r ? o.prompt : o.prompt, false, r > 0));
     if (o.count > 0) PRISM_CHECK(timed(decode, r ? o.count : std::min<int64_t>(o.count, 8), true, r > 0));
   }
   PRISM_TRY(auto architecture, model.metadata->get_string("general.architecture", "unknown"));

@@ -2,7 +2,7 @@
 //
 // A task is a few groups of 16 output rows of w; for each tile of tokens it accumulates 16 outputs per vector over the
 // columns (int8 dot products per block of 32, scaled into f32), then applies the epilogue to the finished outputs.
-// Activations in bf16 go to matrix registers, 32 tokens by 32 outputs at a time.
+// Activations in bf16 tiles go to matrix registers, 32 tokens by 32 outputs at a time; in rows, to dot products of pairs.
 #include "codegen/kernels/weights.h"
 #include "codegen/pack.h"
 
@@ -16,6 +16,7 @@ namespace {
 
 constexpr int kTiles[] = {12, 4, 1};  // tokens at once; 12 accumulators and 8 weight words fill 32 vector registers
 constexpr int64_t kPrefetchBytes = 4096;  // ahead of the weights of a single row, which come from memory
+constexpr size_t kInTurn = 4;         // tokens whose products alternate
 constexpr int kMatrixTokens = 32;     // tokens at once with matrix registers
 
 class Linear {
@@ -38,7 +39,8 @@ class Linear {
     if (wt.layout != ir::Layout::Rows16) return r_.unsupported(*linear_, "weight " + wt.str() + " is not packed, expected layout rows16");
     const bool quantized = ir::info(format_).quantized;
     const bool matrix = x_->type.layout == ir::Layout::Tiles;
-    if (matrix ? isa_ < rt::Isa::Amx : quantized != (x_->type.dtype == DType::Q8A))
+    pairs_ = !matrix && x_->type.dtype == DType::BF16 && isa_ >= rt::Isa::Avx512;
+    if (matrix ? isa_ < rt::Isa::Amx : !pairs_ && quantized != (x_->type.dtype == DType::Q8A))
       return r_.unsupported(*linear_, "input " + x_->type.str() + " does not go with weight " + wt.str() + " on " + std::string(rt::isa_name(isa_)));
     for (const ir::Operation& o : r_.body.ops) {
       if (o.op == Op::Glu) {
@@ -47,13 +49,17 @@ class Linear {
       }
       if (o.op == Op::Quantize) groups_ *= 2;
     }
-    if (matrix && groups_ == 1 && n_ % (2 * kLanes) == 0) groups_ = 2;
+    if ((matrix || pairs_) && groups_ == 1 && n_ % (2 * kLanes) == 0) groups_ = 2;
     if (groups_ > 1 && n_ % (kLanes * groups_)) return r_.unsupported(*linear_, "output size is not a multiple of " + std::to_string(kLanes * groups_));
 
     const ir::Dim rows = Region::rows_of(x_->type);
     slot_tokens_ = matrix ? kMatrixTokens : kTiles[0];
     y_ = b_.scratch("y", Elem::F32, int64_t(groups_) * slot_tokens_ * kLanes);
     first_group_ = b_.let(b_.task() * int64_t(groups_));
+    if (matrix || pairs_) {
+      bf16_ = b_.scratch("weights", Elem::U32, groups_ * group_words());
+      for (int g = 0; g < groups_; ++g) unpack_bf16(b_.let(first_group_ + Ex(g)), bf16_, g * group_words());
+    }
     Ex done(0);
     if (matrix) {
       PRISM_CHECK(matrix_tiles(b_.let(r_.dim(rows))));
@@ -79,6 +85,10 @@ class Linear {
 
   /// Computes and stores all outputs of this task for tokens t0 .. t0+t-1.
   Status tile(Ex t0, int t) {
+    if (pairs_) {
+      for (int g = 0; g < groups_; g += 2) dot_pairs(g, std::min(2, groups_ - g), t0, t);
+      return epilogues(t0, Ex(t));
+    }
     for (int g = 0; g < groups_; ++g) {
       std::vector<Ex> acc;
       for (int i = 0; i < t; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
@@ -100,21 +110,20 @@ class Linear {
     return status;
   }
 
-  /// The groups' weights become bf16 once, then every 32 tokens are multiplied by pairs of groups. The last block may
-  /// have fewer tokens; its other rows are computed from whatever is there and dropped.
+  int64_t group_words() const { return k_ / 2 * kLanes; }
+
+  /// Every 32 tokens are multiplied by pairs of groups. The last block may have fewer tokens; its other rows are computed
+  /// from whatever is there and dropped.
   Status matrix_tiles(Ex m) {
     b_.use_tiles(std::vector<kir::TileShape>(8, {kLanes, 64}));
     const Buffer& x = r_.buffer(x_);
-    const int64_t group_words = k_ / 2 * kLanes;
-    const Buffer w = b_.scratch("weights", Elem::U32, groups_ * group_words);
-    for (int g = 0; g < groups_; ++g) unpack_bf16(b_.let(first_group_ + Ex(g)), w, g * group_words);
     Status status = ok();
     b_.for_(0, m, kMatrixTokens, [&](Ex t0) {
       for (int g = 0; g < groups_; g += 2) {
         const int wide = std::min(2, groups_ - g);
         for (int i = 0; i < 2 * wide; ++i) b_.tile_zero(i);
         auto load_x = [&](int i, Ex k) { b_.tile_load(4 + i, x, t0 * k_ + Ex(i * kLanes * k_) + k * (kLanes * 32), 64); };
-        auto load_w = [&](int j, Ex k) { b_.tile_load(6 + j, w, Ex((g + j) * group_words) + k * (16 * kLanes), 64); };
+        auto load_w = [&](int j, Ex k) { b_.tile_load(6 + j, bf16_, Ex((g + j) * group_words()) + k * (16 * kLanes), 64); };
         // A register is loaded for the next step as soon as this one's last product has read it.
         auto step = [&](Ex k, bool more) {
           for (int i = 0; i < 2; ++i) {
@@ -167,21 +176,45 @@ class Linear {
     std::vector<Ex> row;
     for (size_t i = 0; i < acc.size(); ++i) row.push_back(b_.let((t0 + Ex(int64_t(i))) * row_bytes));
     for_each_block(b_, format_, r_.buffer(linear_->operand(1)), group, k_, {}, acc.size() == 1 ? kPrefetchBytes : 0, [&](Ex k, const WeightBlock& w) {
-      for (size_t i = 0; i < acc.size(); ++i) {
-        const Ex q = b_.let(row[i] + k * 32);
-        const Ex d = b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4);
+      const int words = 8 / w.parts;
+      // A few tokens in turn, so that products that wait for each other do not fill the processor's queues.
+      for (size_t first = 0; first < acc.size(); first += kInTurn) {
+        const size_t end = std::min(first + kInTurn, acc.size());
         for (int p = 0; p < w.parts; ++p) {
-          const int words = 8 / w.parts;
-          Ex sum = constant({Elem::I32, kLanes}, 0);
+          std::vector<Ex> sums(end - first, constant({Elem::I32, kLanes}, 0));
           for (int j = p * words; j < (p + 1) * words; ++j)
-            sum = b_.let(call(w.small ? Fn::Dot4Small : Fn::Dot4,
-                              {sum, w.words[size_t(j)], splat(b_.load({Elem::I32, 1}, x, q + 4 * j), kLanes)}));
-          const Ex s = b_.load({Elem::F32, 1}, x, activation_sum(row[i], k, w.parts, p));
-          b_.assign(acc[i], fma(cast(Elem::F32, sum), w.scale[p] * d, acc[i]));
-          b_.assign(acc[i], fma(w.minimum[p], s, acc[i]));
+            for (size_t i = first; i < end; ++i) {
+              const Ex bytes = splat(b_.load({Elem::I32, 1}, x, row[i] + k * 32 + Ex(4 * j)), kLanes);
+              sums[i - first] = b_.let(call(w.small ? Fn::Dot4Small : Fn::Dot4, {sums[i - first], w.words[size_t(j)], bytes}));
+            }
+          for (size_t i = first; i < end; ++i) {
+            const Ex d = b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4), s = b_.load({Elem::F32, 1}, x, activation_sum(row[i], k, w.parts, p));
+            b_.assign(acc[i], fma(cast(Elem::F32, sums[i - first]), w.scale[p] * d, acc[i]));
+            b_.assign(acc[i], fma(w.minimum[p], s, acc[i]));
+          }
         }
       }
     });
+  }
+
+  /// Sums of `wide` groups.
+  void dot_pairs(int g, int wide, Ex t0, int t) {
+    const Buffer& x = r_.buffer(x_);
+    std::vector<std::vector<Ex>> acc(static_cast<size_t>(wide));
+    std::vector<Ex> row;
+    for (int i = 0; i < t; ++i) {
+      row.push_back(b_.let((t0 + Ex(i)) * k_));
+      for (auto& a : acc) a.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
+    }
+    b_.for_(0, k_ / 2, 1, [&](Ex k) {
+      std::vector<Ex> w;
+      for (int j = 0; j < wide; ++j) w.push_back(b_.let(b_.load(bf16_, Ex((g + j) * group_words()) + k * kLanes, kLanes)));
+      for (size_t i = 0; i < row.size(); ++i) {
+        const Ex pair = b_.let(splat(b_.load({Elem::U32, 1}, x, row[i] + k * 2), kLanes));
+        for (size_t j = 0; j < acc.size(); ++j) b_.assign(acc[j][i], call(Fn::DotBf16, {acc[j][i], w[j], pair}));
+      }
+    });
+    for (int j = 0; j < wide; ++j) store_sums(g + j, acc[size_t(j)]);
   }
 
   void dot_dense(Ex group, Ex t0, const std::vector<Ex>& acc) {
@@ -294,6 +327,8 @@ class Linear {
   int64_t n_ = 0, k_ = 0;
   int groups_ = 1;           ///< groups of 16 rows per task
   DType format_ = DType::F32;
+  bool pairs_ = false;       ///< activations are bf16 in rows
+  Buffer bf16_;              ///< the task's weights as pairs of bf16 [group][pair of columns][16]
   Buffer y_;                 ///< finished sums [group][token of the tile][16]
   Ex first_group_;
 };

@@ -159,7 +159,7 @@ Ex bf16_pairs(Builder& b, Ex low, Ex high) {
 Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa) {
   for (const ir::Operation& inner : op.body->ops) {
     if (inner.op == Op::Linear) return lower_linear(op, name, dims, isa);
-    if (inner.op == Op::FlashAttention) return lower_flash(op, name, dims, isa);
+    if (inner.op == Op::FlashAttention) return (inner.operand(0)->type.dtype == ir::DType::BF16 ? lower_flash_matrix : lower_flash_vector)(op, name, dims, isa);
     if (inner.op == Op::KvAppend || inner.op == Op::Rope) return lower_append(op, name, dims);
   }
   return lower_rowwise(op, name, dims);

@@ -22,8 +22,10 @@ struct LoweredKernel {
   kir::Kernel kernel;
   std::vector<ArgSource> args;
   ir::Dim tasks;
-  int64_t workspace_bytes = 0;   ///< GPUs: between a kernel's own blocks; shared by all kernels
-  int64_t counters = 0;          ///< GPUs: of u32, zero when the kernel begins and again when it ends
+  int64_t workspace_bytes = 0;   ///< between a kernel's own tasks; shared by all kernels
+  int64_t counters = 0;          ///< of u32, zero when the kernel begins and again when it ends
+  ir::Dim pieces = ir::Dim(1);   ///< there are tasks * min(pieces, most_pieces)
+  int64_t most_pieces = 1;
 };
 
 class Region {
@@ -46,7 +48,7 @@ class Region {
   kir::Ex dim(ir::Dim d);                            ///< value of a size
   static kir::Elem elem_of(const ir::Type& t);       ///< unit of indices of a buffer of that type
   static ir::Dim rows_of(const ir::Type& t);         ///< product of all axes but the last
-  kir::Buffer workspace(int64_t floats);             ///< GPUs: see LoweredKernel
+  kir::Buffer workspace(int64_t floats);             ///< see LoweredKernel
   kir::Buffer counters(int64_t n);
   Error unsupported(const ir::Operation& op, const std::string& why) const;
   /// On GPUs a kernel that says nothing else waits for those before it at its beginning.
@@ -74,7 +76,8 @@ Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& n
 
 // CPUs
 Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
-Result<LoweredKernel> lower_flash(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
+Result<LoweredKernel> lower_flash_matrix(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);  ///< queries in bf16
+Result<LoweredKernel> lower_flash_vector(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 /// Picks the generator by the region's anchor op.
 Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 

@@ -52,7 +52,8 @@ enum class Fn : uint8_t {
   ReduceAdd, ReduceMax,   ///< vector to scalar, fixed order (halving)
   Dot4,       ///< i32 acc + sum over 4 bytes of u8(a)*i8(b), per lane; a, b: u32 / i32 lanes
   Dot4Small,  ///< the same when every byte of a is at most 63, so that 16-bit pair sums cannot overflow
-  // GPU only
+  DotBf16,    ///< f32 acc + the products of two bf16, per lane; a, b: pairs in u32 lanes. CPUs only
+  // GPUs only, except AtomicAdd
   PackF16,      ///< two f32 rounded to f16 in a u32, the first in the low half
   PackBf16,     ///< the same to bf16
   BytePermute,  ///< u32 of bytes of args[0] (0-3) and args[1] (4-7): nibble i of args[2] says which is byte i
@@ -65,7 +66,7 @@ enum class Fn : uint8_t {
   MmaF16,
   MmaS8,      ///< i32x4 args[0] + A (16x32: u32x4) * B (32x8: u32x2); mma.m16n8k32
 };
-inline bool gpu_only(Fn f) { return f >= Fn::PackF16; }
+inline bool gpu_only(Fn f) { return f >= Fn::PackF16 && f != Fn::AtomicAdd; }
 inline bool has_effect(Fn f) { return f >= Fn::ShuffleXor; }
 inline bool has_buffer(Fn f) { return f >= Fn::AtomicAdd && f <= Fn::LdMatrixT; }
 
@@ -216,11 +217,12 @@ class Builder {
   void tile_dot(int sum, int a, int b);
   void if_(Ex cond, const std::function<void()>& then, const std::function<void()>& otherwise = {});
 
+  Ex atomic_add(const Buffer& b, Ex index, Ex value);
+
   // GPU kernels
   void barrier();
   void warp_sync();
   Ex shuffle_xor(Ex value, int mask);
-  Ex atomic_add(const Buffer& b, Ex index, Ex value);
   Ex ld_matrix(const Buffer& b, Ex index, bool transposed = false);
   void mma(Fn shape, Ex sum, Ex a, Ex b);                       ///< `sum` is a variable
   /// 16 bytes from global to shared memory, the last 16 - `bytes` of them zeros. They arrive at an async_wait of this thread

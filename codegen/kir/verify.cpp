@@ -172,8 +172,8 @@ class Verifier {
 
   /// `root`: stands alone in a Let, Var or Assign.
   Status expr(const Ref& r, bool root = false) {
-    if (r->kind == Kind::Call && gpu_only(r->fn)) {  // before the cache: whether it may stand here depends on the place
-      if (!gpu_) return bad(fn_name(r->fn), " in a CPU kernel");
+    if (r->kind == Kind::Call) {  // before the cache: whether it may stand here depends on the place
+      if (gpu_ ? r->fn == Fn::DotBf16 : gpu_only(r->fn)) return bad(fn_name(r->fn), " in a ", gpu_ ? "GPU" : "CPU", " kernel");
       if (has_effect(r->fn) && !root) return bad(fn_name(r->fn), " within an expression, expected it alone in a let, var or assignment");
     }
     if (!checked_.insert(r.get()).second) return ok();
@@ -221,6 +221,8 @@ class Verifier {
           for (const Ref& a : r->args)
             if (a->ty != arg) return bad(fn_name(r->fn), " of ", str(a->ty), ", expected ", str(arg));
         }
+        if (r->fn == Fn::DotBf16 && (first.elem != Elem::F32 || r->args[1]->ty.elem != Elem::U32 || r->args[2]->ty.elem != Elem::U32))
+          return bad("dot_bf16 of ", str(first), ", ", str(r->args[1]->ty), ", ", str(r->args[2]->ty));
         for (const Ref& a : r->args)
           if (a->ty.lanes != first.lanes) return bad(fn_name(r->fn), " mixes ", str(first), " and ", str(a->ty));
         PRISM_CHECK(scalar(r));

@@ -71,6 +71,7 @@ std::string CRenderer::expr(const Ref& r) {
     case Kind::Bitcast: return "__builtin_bit_cast(" + type(n.ty) + ", " + arg(0) + ")";
     case Kind::Splat: return "((" + type(n.ty) + ")(" + arg(0) + "))";
     case Kind::Call: {
+      if (has_buffer(n.fn)) return std::string(fn_name(n.fn)) + "(" + address(int(n.ival), n.args[0]) + (n.args.size() > 1 ? ", " + arg(1) : "") + ")";
       std::vector<std::string> args;
       for (size_t i = 0; i < n.args.size(); ++i) args.push_back(arg(i));
       return call(n.fn, n.args[0]->ty, args);

@@ -134,6 +134,8 @@ typedef f32 f32x2 __attribute__((ext_vector_type(2))); typedef i32 i32x2 __attri
 #define GREATER(a, b) ((a) > (b) ? (a) : (b))
 HALVES(reduce_add_f32, f32x, f32, PLUS) HALVES(reduce_max_f32, f32x, f32, GREATER) HALVES(reduce_add_i32, i32x, i32, PLUS)
 
+static inline u32 atomic_add(u8* p, u32 v) { return __atomic_fetch_add((u32*)p, v, __ATOMIC_ACQ_REL); }
+
 #define JOIN4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7)
 #define JOIN8(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 #if defined(__AVX512VNNI__)
@@ -167,6 +169,19 @@ static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) {
 #endif
 )";
 
+constexpr const char* kDotBf16 = R"(
+#ifdef __AVX512BF16__
+typedef __bf16 v32bf __attribute__((vector_size(64)));
+static inline f32x16 dot_bf16(f32x16 c, u32x16 a, u32x16 b) { return (f32x16)__builtin_ia32_dpbf16ps_512((v16sf)c, (v32bf)a, (v32bf)b); }
+#else
+static inline f32x16 dot_bf16(f32x16 c, u32x16 a, u32x16 b) {
+  const u32x16 high = (u32x16)0xffff0000u;
+  c = FMA16_(__builtin_bit_cast(f32x16, a & high), __builtin_bit_cast(f32x16, b & high), c);
+  return FMA16_(__builtin_bit_cast(f32x16, a << 16u), __builtin_bit_cast(f32x16, b << 16u), c);
+}
+#endif
+)";
+
 constexpr const char* kExp2Coarse = R"(
 #ifdef __AVX512F__
 static inline f32x16 EXP2COARSE16_(f32x16 x) {
@@ -185,7 +200,7 @@ class CpuRenderer final : public CRenderer {
   std::string prelude() override {
     return kTypes + instantiate("1") + instantiate("16") +
            "static inline f32 SQRT1_(f32 x) { return __builtin_sqrtf(x); }\n"
-           "static inline f32x16 SQRT16_(f32x16 x) { return __builtin_elementwise_sqrt(x); }\n" + kExp2Coarse;
+           "static inline f32x16 SQRT16_(f32x16 x) { return __builtin_elementwise_sqrt(x); }\n" + kDotBf16 + kExp2Coarse;
   }
 
   std::string open(const Kernel& k) override {
@@ -272,6 +287,7 @@ class CpuRenderer final : public CRenderer {
       case Fn::ReduceMax: return "reduce_max_" + std::string(elem_name(t.elem)) + "(" + list + ")";
       case Fn::Dot4: return "dot4(" + list + ")";
       case Fn::Dot4Small: return "dot4_small(" + list + ")";
+      case Fn::DotBf16: return "dot_bf16(" + list + ")";
       default: break;  // GPU kernels'
     }
     return {};

@@ -83,9 +83,6 @@ class CudaRenderer final : public CRenderer {
         for (const Ref& a : r->args) list += (list.empty() ? "" : ", ") + expr(a);
         return type(r->ty) + "{" + list + "}";
       }
-      case Kind::Call:
-        if (!has_buffer(r->fn)) break;
-        return std::string(fn_name(r->fn)) + "(" + address(int(r->ival), r->args[0]) + (r->args.size() > 1 ? ", " + expr(r->args[1]) : "") + ")";
       default: break;
     }
     return CRenderer::expr(r);

@@ -1,0 +1,140 @@
+#include "codegen/kernels/attention.h"
+
+#include <cmath>
+
+#include "runtime/base/checked.h"
+
+namespace prism::codegen {
+
+using namespace kir;
+using ir::DType;
+using ir::Op;
+
+Status CpuAttention::read(int64_t unit) {
+  for (const ir::Operation& o : r_.body.ops) {
+    if (o.op == Op::FlashAttention) op_ = &o;
+    else if (o.op != Op::Reshape && o.op != Op::Quantize && o.op != Op::Cast) return r_.unsupported(o, "cannot join an attention kernel");
+  }
+  const ir::Value *q = op_->operand(0), *kv = op_->operand(1);
+  heads_ = *q->type.dim(1).constant();
+  d_ = *q->type.dim(2).constant();
+  kv_heads_ = *kv->type.dim(1).constant();
+  tile_k_ = int(op_->attr<int64_t>("tile_k"));
+  window_ = op_->attr<int64_t>("window");
+  causal_ = op_->attr<bool>("causal");
+  cap_ = op_->attr<double>("softcap");
+  scale_ = op_->attr<double>("scale");
+  if (d_ % unit || tile_k_ % unit)
+    return r_.unsupported(*op_, "head size " + std::to_string(d_) + " and key tile must be multiples of " + std::to_string(unit));
+  if (!(scale_ > 0)) return r_.unsupported(*op_, "a scale that is not positive");
+  for (const ir::Value* result : r_.body.returns)
+    if (result->type.dtype == DType::Q8A && d_ % 32) return r_.unsupported(*op_, "q8a result needs a head size that is a multiple of 32");
+  while (!r_.is_argument(q) && q->def->op == Op::Reshape) q = q->def->operand(0);
+  queries_ = r_.buffer(q);
+  keys_ = r_.keys(kv);
+  values_ = r_.values(kv);
+  tokens_ = b_.let(r_.dim(op_->operand(0)->type.dim(0)));
+  total_ = b_.let(r_.dim(kv->type.dim(0)));
+  past_ = b_.let(total_ - tokens_);
+  return ok();
+}
+
+void CpuAttention::allocate(Elem queries, Elem weights) {
+  q_ = b_.scratch("q", queries, rows_ * d_);
+  o_ = b_.scratch("o", Elem::F32, rows_ * d_);
+  scores_ = b_.scratch("scores", Elem::F32, rows_ * tile_k_);
+  weights_ = weights == Elem::F32 ? scores_ : b_.scratch("weights", weights, rows_ * tile_k_);
+  const int64_t padded = int64_t(round_up(uint64_t(rows_), kLanes));
+  top_ = b_.scratch("top", Elem::F32, padded);
+  sum_ = b_.scratch("sum", Elem::F32, rows_ * kLanes);
+  decay_ = b_.scratch("decay", Elem::F32, padded);
+  std::vector<float> iota;
+  for (int i = 0; i < kLanes; ++i) iota.push_back(float(i));
+  lanes_ = b_.let(b_.load(b_.table("lane", iota), 0, kLanes));
+}
+
+Ex CpuAttention::plane() { return b_.let(b_.let(head0_ / (heads_ / kv_heads_)) * b_.dim("ctx") * d_); }
+
+void CpuAttention::start_rows() {
+  b_.for_(0, rows_, 1, [&](Ex row) {
+    const Ex from = b_.let((token(row) * heads_ + head0_ + row % int64_t(group_)) * d_), to = b_.let(row * d_);
+    b_.for_(0, d_, kLanes, [&](Ex i) {
+      b_.store(q_, to + i, b_.load(queries_, from + i, kLanes));
+      b_.store(o_, to + i, constant({Elem::F32, kLanes}, 0));
+    });
+    b_.store(top_, row, Ex(-1e30));
+    b_.store(sum_, row * kLanes, constant({Elem::F32, kLanes}, 0));
+  });
+}
+
+void CpuAttention::softmax(Ex key0) {
+  if (window_ > 0) {
+    highest(key0, true);
+  } else {
+    const Ex seen = b_.let(causal_ ? past_ + t0_ + Ex(1) : total_);
+    b_.if_(key0 + Ex(tile_k_) <= seen, [&] { highest(key0, false); }, [&] { highest(key0, true); });
+  }
+  const double unit = (coarse_ ? M_LOG2E : 1.0) * (cap_ > 0 ? 1.0 : scale_);  // of scores_, for exponential()
+  b_.for_(0, rows_, kLanes, [&](Ex row) {
+    const Ex before = b_.let(b_.load(top_, row, kLanes)), after = b_.let(max(before, b_.load(decay_, row, kLanes) * Ex(unit)));
+    b_.store(top_, row, after);
+    b_.store(decay_, row, exponential(before - after));
+  });
+  b_.for_(0, rows_, 1, [&](Ex row) {
+    const Ex line = b_.let(row * int64_t(tile_k_)), least = b_.let(Ex(0.0) - b_.load(top_, row));
+    Ex sum = b_.let(b_.load(sum_, row * kLanes, kLanes) * b_.load(decay_, row));
+    for (int v = 0; v < tile_k_ / kLanes; ++v) {
+      const Ex e = b_.let(exponential(fma(b_.load(scores_, line + Ex(v * kLanes), kLanes), constant({Elem::F32, kLanes}, unit), least)));
+      b_.store(weights_, line + Ex(v * kLanes), cast(weights_.elem, e));
+      sum = b_.let(sum + e);
+    }
+    b_.store(sum_, row * kLanes, sum);
+  });
+}
+
+void CpuAttention::highest(Ex key0, bool masked) {
+  const Ex hidden = constant({Elem::F32, kLanes}, -INFINITY);
+  b_.for_(0, rows_, 1, [&](Ex row) {
+    const Ex position = b_.let(cast(Elem::F32, past_ + token(row)));  // exact below 2^24
+    Ex most;
+    for (int v = 0; v < tile_k_ / kLanes; ++v) {
+      const Ex at = b_.let(row * int64_t(tile_k_) + Ex(v * kLanes));
+      Ex x = b_.let(b_.load(scores_, at, kLanes));
+      if (cap_ > 0) x = b_.let(call(Fn::Tanh, {x * Ex(scale_ / cap_)}) * Ex(cap_));
+      if (masked) {
+        const Ex key = b_.let(cast(Elem::F32, key0 + Ex(v * kLanes)) + lanes_);
+        x = select(causal_ ? key <= splat(position, kLanes) : key < splat(cast(Elem::F32, total_), kLanes), x, hidden);
+        if (window_ > 0) x = select(splat(position - Ex(double(window_)), kLanes) < key, x, hidden);
+        x = b_.let(x);
+      }
+      if (cap_ > 0 || masked) b_.store(scores_, at, x);
+      most = v == 0 ? x : b_.let(max(most, x));
+    }
+    b_.store(decay_, row, call(Fn::ReduceMax, {most}));
+  });
+}
+
+void CpuAttention::finish_row(Ex row, Ex sum, const std::function<Ex(Ex)>& value) {
+  const Ex t = b_.let(t0_ + row / int64_t(group_)), head = b_.let(head0_ + row % int64_t(group_));
+  b_.if_(t < tokens_, [&] {
+    const Ex inverse = b_.let(constant({Elem::F32, 1}, 1.0) / sum);
+    auto result_at = [&](Ex i) { return value(i) * inverse; };
+    for (const ir::Value* result : r_.body.returns) {
+      const Buffer& out = r_.buffer(result);
+      if (result->type.dtype == DType::Q8A) {
+        const int64_t width = heads_ * d_;
+        const Ex to = b_.let(t * (width / 32 * ir::info(DType::Q8A).bytes));
+        b_.for_(0, d_ / 32, 1, [&](Ex k) {
+          store_q8a(b_, out, to, width, b_.let(head * (d_ / 32) + k), result_at(k * 32), result_at(k * 32 + kLanes));
+        });
+      } else {
+        const Ex column = b_.let(head * d_);
+        b_.for_(0, d_, kLanes, [&](Ex i) {
+          b_.store(out, element_index(result->type.layout, heads_ * d_, t, column + i), cast(out.elem, result_at(i)));
+        });
+      }
+    }
+  });
+}
+
+}  // namespace prism::codegen

@@ -1,0 +1,161 @@
+// Attention of many tokens, in bf16 with sums in f32. A task is a tile of tokens times query heads that share one KV head; K and V of
+// a tile of keys become matrix operands once for all of its rows, which matrix registers or dot products of pairs multiply.
+#include "codegen/kernels/attention.h"
+
+namespace prism::codegen {
+
+using namespace kir;
+
+namespace {
+
+constexpr int kHeads = 12;          // query heads of a task, at most
+constexpr int kRows = 48;           // query rows of a task, at least
+constexpr int kAccumulators = 24;   // vector registers used for sums
+constexpr int kColumns = 2;         // of 16 values, at once
+
+class FlashMatrix : CpuAttention {
+ public:
+  FlashMatrix(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa) : CpuAttention(op, name, dims, isa) {}
+
+  Result<LoweredKernel> run() {
+    PRISM_CHECK(read(kColumns * kLanes));
+    if (isa_ < rt::Isa::Avx512) return r_.unsupported(*op_, "bf16 queries on " + std::string(rt::isa_name(isa_)));
+    coarse_ = true;
+    choose_tile();
+
+    // Cheap (early) and dear (late) tiles alternate, so that a static split over threads is even.
+    const int64_t slots = heads_ / group_;
+    const Ex tiles = b_.let((tokens_ + Ex(tile_q_ - 1)) / int64_t(tile_q_));
+    const Ex turn = b_.let(b_.task() / slots), slot = b_.let(b_.task() % slots);
+    t0_ = b_.let(b_.let(select(turn % 2 == Ex(0), turn / 2, tiles - Ex(1) - turn / 2)) * int64_t(tile_q_));
+    head0_ = b_.let(slot * int64_t(group_));
+    const Ex plane = this->plane();
+
+    allocate(Elem::BF16, Elem::BF16);
+    operand_ = b_.scratch("operand", Elem::U32, tile_k_ / 2 * d_);
+    start_rows();
+    b_.for_(b_.let(first_key() / int64_t(tile_k_) * int64_t(tile_k_)), b_.let(last_key()), tile_k_, [&](Ex key0) {
+      const Ex at = b_.let(plane + key0 * d_);
+      keys_operand(at);
+      multiply(q_, d_, tile_k_ / kLanes, scores_, false);
+      softmax(key0);
+      values_operand(at);
+      multiply(weights_, tile_k_, d_ / kLanes, o_, true);
+    });
+    b_.for_(0, rows_, 1, [&](Ex row) {
+      const Ex line = b_.let(row * d_);
+      finish_row(row, call(Fn::ReduceAdd, {b_.load(sum_, row * kLanes, kLanes)}), [&](Ex i) { return b_.load(o_, line + i, kLanes); });
+    });
+    return r_.finish(ir::Dim::floor_div(query_type().dim(0) + ir::Dim(tile_q_ - 1), tile_q_) * ir::Dim(slots));
+  }
+
+ private:
+  bool registers() const { return isa_ >= rt::Isa::Amx; }
+
+  void choose_tile() {
+    const int64_t share = heads_ / kv_heads_;
+    for (int g = 1; g <= std::min<int64_t>(share, kHeads); ++g)
+      if (share % g == 0) group_ = g;
+    if (registers()) {
+      b_.use_tiles(std::vector<kir::TileShape>(8, {kLanes, 64}));
+      for (tile_q_ = kLanes; group_ * tile_q_ < kRows || group_ * tile_q_ % (2 * kLanes); tile_q_ += kLanes) {}
+    } else {
+      for (tile_q_ = 1; group_ * tile_q_ < kRows || (group_ * tile_q_ % 12 && group_ * tile_q_ % 8); ++tile_q_) {}
+    }
+    rows_ = group_ * tile_q_;
+  }
+
+  void keys_operand(Ex at) {
+    b_.for_(0, tile_k_ / 2 * d_, kLanes, [&](Ex i) {  // [group of 16 keys][pair of dimensions][16]
+      auto dimension = [&](int h) { return b_.let(cast(Elem::F32, b_.load(keys_, at + i * 2 + Ex(h * kLanes), kLanes))); };
+      b_.store(operand_, i, bf16_pairs(b_, dimension(0), dimension(1)));
+    });
+  }
+
+  void values_operand(Ex at) {
+    b_.for_(0, d_ / kLanes, 1, [&](Ex c) {  // [16 dimensions][pair of keys][16]
+      b_.for_(0, tile_k_ / 2, 1, [&](Ex pair) {
+        auto key = [&](int h) { return b_.let(cast(Elem::F32, b_.load(values_, at + (pair * 2 + Ex(h)) * d_ + c * kLanes, kLanes))); };
+        b_.store(operand_, (c * int64_t(tile_k_ / 2) + pair) * kLanes, bf16_pairs(b_, key(0), key(1)));
+      });
+    });
+  }
+
+  /// sum[rows, 16 * columns] = (sum * decay +) a[rows, depth] times operand_.
+  void multiply(const Buffer& a, int64_t depth, int64_t columns, const Buffer& sum, bool add) {
+    if (!registers()) return multiply_pairs(a, depth, columns, sum, add);
+    if (add) decay_sums();
+    multiply_tiles(a, depth, columns, sum, add);
+  }
+
+  void decay_sums() {
+    b_.for_(0, rows_, 1, [&](Ex row) {
+      const Ex decay = b_.let(b_.load(decay_, row)), line = b_.let(row * d_);
+      b_.if_(decay < Ex(1.0), [&] {
+        b_.for_(0, d_, kLanes, [&](Ex i) { b_.store(o_, line + i, b_.load(o_, line + i, kLanes) * decay); });
+      });
+    });
+  }
+
+  /// 32 rows by 32 columns in four registers.
+  void multiply_tiles(const Buffer& a, int64_t depth, int64_t columns, const Buffer& sum, bool add) {
+    const int64_t block = depth / 2 * kLanes;  // words of operand_ for 16 columns
+    b_.for_(0, rows_, 2 * kLanes, [&](Ex row) {
+      b_.for_(0, columns, 2, [&](Ex column) {
+        auto at = [&](int t) { return row * (columns * kLanes) + column * kLanes + Ex(t / 2 * kLanes * columns * kLanes + t % 2 * kLanes); };
+        for (int t = 0; t < 4; ++t) {
+          if (add) b_.tile_load(t, sum, at(t), Ex(columns * kLanes * 4));
+          else b_.tile_zero(t);
+        }
+        b_.for_(0, depth / 32, 1, [&](Ex k) {
+          for (int i = 0; i < 2; ++i) {
+            b_.tile_load(4 + i, a, (row + Ex(i * kLanes)) * depth + k * 32, Ex(depth * 2));
+            for (int j = 0; j < 2; ++j) {
+              if (i == 0) b_.tile_load(6 + j, operand_, (column + Ex(j)) * block + k * (16 * kLanes), 64);
+              b_.tile_dot(2 * i + j, 4 + i, 6 + j);
+            }
+          }
+        });
+        for (int t = 0; t < 4; ++t) b_.tile_store(t, sum, at(t), Ex(columns * kLanes * 4));
+      });
+    });
+  }
+
+  /// A few rows by 32 columns in vectors.
+  void multiply_pairs(const Buffer& a, int64_t depth, int64_t columns, const Buffer& sum, bool add) {
+    const int64_t block = depth / 2 * kLanes, width = columns * kLanes;
+    const int rows = rows_ % (kAccumulators / kColumns) ? 8 : kAccumulators / kColumns;
+    b_.for_(0, columns, kColumns, [&](Ex column) {
+      b_.for_(0, rows_, rows, [&](Ex row) {
+        const Ex to = b_.let(row * width + column * kLanes), from = b_.let(row * depth), at = b_.let(column * block);
+        std::vector<Ex> acc;
+        for (int i = 0; i < rows; ++i)
+          for (int j = 0; j < kColumns; ++j)
+            acc.push_back(b_.var(add ? b_.load(sum, to + Ex(i * width + j * kLanes), kLanes) * b_.load(decay_, row + Ex(i)) : constant({Elem::F32, kLanes}, 0)));
+        b_.for_(0, depth / 2, 1, [&](Ex pair) {
+          std::vector<Ex> w;
+          for (int j = 0; j < kColumns; ++j) w.push_back(b_.let(b_.load(operand_, at + pair * kLanes + Ex(j * block), kLanes)));
+          for (int i = 0; i < rows; ++i) {
+            const Ex x = b_.let(splat(b_.load({Elem::U32, 1}, a, from + pair * 2 + Ex(i * depth)), kLanes));
+            for (int j = 0; j < kColumns; ++j) {
+              const Ex& s = acc[size_t(i * kColumns + j)];
+              b_.assign(s, call(Fn::DotBf16, {s, w[size_t(j)], x}));
+            }
+          }
+        });
+        for (int i = 0; i < rows; ++i)
+          for (int j = 0; j < kColumns; ++j) b_.store(sum, to + Ex(i * width + j * kLanes), acc[size_t(i * kColumns + j)]);
+      });
+    });
+  }
+
+  Buffer operand_;  ///< the tile's K or V as matrix operand b
+};
+
+}  // namespace
+
+Result<LoweredKernel> lower_flash_matrix(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa) {
+  return FlashMatrix(op, name, dims, isa).run();
+}
+
+}  // namespace prism::codegen

@@ -1,0 +1,195 @@
+// Attention in f32 vectors, K and V read where they lie in the cache: of few tokens on every machine, of many where bf16 has no
+// instructions. A task is a few tokens times query heads that share one KV head.
+//
+// Of few tokens the keys are split too: pieces of them go to `splits_` parts in turn, by the pieces' absolute numbers, and the last
+// task of a job to end merges what all parts found. What a token does not see adds exact zeros, so its bits depend neither
+// on the tokens beside it nor on who is last.
+#include <algorithm>
+
+#include "codegen/kernels/attention.h"
+
+namespace prism::codegen {
+
+using namespace kir;
+
+namespace {
+
+constexpr int kRows = 12;           // query rows at once
+constexpr int kAccumulators = 24;   // vector registers used for sums
+constexpr int64_t kFewTokens = 16;
+constexpr int64_t kSplits = 16, kPieceKeys = 256;
+
+class FlashVector : CpuAttention {
+ public:
+  FlashVector(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa) : CpuAttention(op, name, dims, isa) {}
+
+  Result<LoweredKernel> run() {
+    PRISM_CHECK(read(kLanes));
+    const int64_t most_tokens = op_->attr<int64_t>("tile_q"), share = heads_ / kv_heads_;
+    for (int g = 1; g <= std::min<int64_t>(share, kRows); ++g)
+      if (share % g == 0) group_ = g;
+    tile_q_ = int(std::clamp<int64_t>(kRows / group_, 1, most_tokens));
+    rows_ = group_ * tile_q_;
+    splits_ = most_tokens <= kFewTokens ? kSplits : 1;
+    piece_ = std::max<int64_t>(kPieceKeys / tile_k_, 1) * tile_k_;
+    const int64_t groups = heads_ / group_;
+    const ir::Dim jobs = ir::Dim::floor_div(query_type().dim(0) + ir::Dim(tile_q_ - 1), tile_q_) * ir::Dim(groups);
+    if (splits_ == 1) {
+      begin_job(b_.task(), groups);
+      b_.for_(b_.let(first_key() / int64_t(tile_k_) * int64_t(tile_k_)), b_.let(last_key()), tile_k_, [&](Ex key0) { tile(key0, last_key()); });
+      finish();
+      return r_.finish(jobs);
+    }
+
+    const int64_t most_jobs = (most_tokens + tile_q_ - 1) / tile_q_ * groups;
+    partial_ = r_.workspace(most_jobs * splits_ * rows_ * row_floats());
+    counters_ = r_.counters(most_jobs);
+    // As many parts as the keys that are there, or those in the window, have pieces; the first takes the first piece.
+    ir::Dim pieces = ir::Dim::floor_div(op_->operand(1)->type.dim(0) + ir::Dim(piece_ - 1), piece_);
+    most_parts_ = splits_;
+    if (window_ > 0) most_parts_ = std::min(splits_, (window_ + tile_q_ - 2) / piece_ + 2);
+    const Ex parts = b_.let(min(r_.dim(pieces), Ex(most_parts_))), job = b_.let(b_.task() / parts);
+    begin_job(job, groups);
+    const Ex end = b_.let(last_key()), first = b_.let(first_key() / piece_), count = b_.let(min((end + Ex(piece_ - 1)) / piece_ - first, parts));
+    const Ex mine = b_.let(first + b_.task() % parts);
+    b_.if_(mine * piece_ < end, [&] {
+      b_.for_(b_.let(mine * piece_), end, splits_ * piece_, [&](Ex key) {
+        const Ex stop = b_.let(min(key + Ex(piece_), end));
+        b_.for_(b_.let(max(key, first_key() / int64_t(tile_k_) * int64_t(tile_k_))), stop, tile_k_, [&](Ex key0) { tile(key0, stop); });
+      });
+      b_.if_(count <= Ex(1), [&] { finish(); }, [&] {
+        store_part(b_.let(job * splits_ + mine % splits_));
+        const Ex before = b_.atomic_add(counters_, job, constant({Elem::U32, 1}, 1));
+        b_.if_(b_.let(cast(Elem::I64, before)) == count - Ex(1), [&] {
+          b_.store(counters_, job, constant({Elem::U32, 1}, 0));
+          merge(job, first, count);
+        });
+      });
+    });
+    LoweredKernel k = r_.finish(jobs);
+    k.pieces = pieces;
+    k.most_pieces = most_parts_;
+    return k;
+  }
+
+ private:
+  void begin_job(Ex job, int64_t groups) {
+    t0_ = b_.let(job / groups * int64_t(tile_q_));
+    head0_ = b_.let(job % groups * int64_t(group_));
+    plane_ = plane();
+    allocate(Elem::F32, Elem::F32);
+    start_rows();
+  }
+
+  void tile(Ex key0, Ex end) {
+    const Ex at = b_.let(plane_ + key0 * d_);
+    scores(at);
+    softmax(key0);
+    add_values(at, b_.let(min(Ex(tile_k_), end - key0)));
+  }
+
+  /// What the next tile reads; of few tokens that comes from memory.
+  void ahead(const Buffer& b, Ex at) {
+    if (splits_ > 1) b_.prefetch(b, at + Ex(tile_k_ * d_));
+  }
+
+  /// A vector is 16 keys. K is in groups of 16 keys, [size][16].
+  void scores(Ex at) {
+    const int vectors = tile_k_ / kLanes, at_once = std::max(1, std::min(vectors, kAccumulators / rows_));
+    for (int v0 = 0; v0 < vectors; v0 += at_once) {
+      const int n = std::min(at_once, vectors - v0);
+      std::vector<Ex> acc;
+      for (int i = 0; i < rows_ * n; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
+      const Ex k_at = b_.let(at + Ex(int64_t(v0) * d_ * kLanes));
+      b_.for_(0, d_, 1, [&](Ex i) {
+        std::vector<Ex> k;
+        for (int v = 0; v < n; ++v) ahead(keys_, k_at + i * kLanes + Ex(int64_t(v) * d_ * kLanes));
+        for (int v = 0; v < n; ++v)
+          k.push_back(b_.let(cast(Elem::F32, b_.load(keys_, k_at + i * kLanes + Ex(int64_t(v) * d_ * kLanes), kLanes))));
+        for (int row = 0; row < rows_; ++row)
+          for (int v = 0; v < n; ++v)
+            b_.assign(acc[size_t(row * n + v)], fma(k[size_t(v)], b_.load(q_, i + Ex(row * d_)), acc[size_t(row * n + v)]));
+      });
+      for (int row = 0; row < rows_; ++row)
+        for (int v = 0; v < n; ++v) b_.store(scores_, Ex(row * tile_k_ + (v0 + v) * kLanes), acc[size_t(row * n + v)]);
+    }
+  }
+
+  /// A vector is 16 of the head's dimensions.
+  void add_values(Ex at, Ex keys) {
+    const int chunks = int(d_ / kLanes), together = std::max(1, std::min(chunks, kAccumulators / rows_));
+    for (int c0 = 0; c0 < chunks; c0 += together) {
+      const int n = std::min(together, chunks - c0);
+      std::vector<Ex> acc;
+      for (int row = 0; row < rows_; ++row)
+        for (int c = 0; c < n; ++c)
+          acc.push_back(b_.var(b_.load(o_, Ex(row * d_ + (c0 + c) * kLanes), kLanes) * b_.load(decay_, Ex(row))));
+      const Ex v_at = b_.let(at + Ex(c0 * kLanes));
+      b_.for_(0, keys, 1, [&](Ex key) {
+        std::vector<Ex> v;
+        for (int c = 0; c < n; c += 2) ahead(values_, v_at + key * d_ + Ex(c * kLanes));
+        for (int c = 0; c < n; ++c) v.push_back(b_.let(cast(Elem::F32, b_.load(values_, v_at + key * d_ + Ex(c * kLanes), kLanes))));
+        for (int row = 0; row < rows_; ++row) {
+          const Ex w = splat(b_.load(weights_, key + Ex(row * tile_k_)), kLanes);
+          for (int c = 0; c < n; ++c) b_.assign(acc[size_t(row * n + c)], fma(v[size_t(c)], w, acc[size_t(row * n + c)]));
+        }
+      });
+      for (int row = 0; row < rows_; ++row)
+        for (int c = 0; c < n; ++c) b_.store(o_, Ex(row * d_ + (c0 + c) * kLanes), acc[size_t(row * n + c)]);
+    }
+  }
+
+  Ex sum_of(Ex row) { return call(Fn::ReduceAdd, {b_.load(sum_, row * kLanes, kLanes)}); }
+
+  void finish() {
+    b_.for_(0, rows_, 1, [&](Ex row) {
+      const Ex line = b_.let(row * d_);
+      finish_row(row, sum_of(row), [&](Ex i) { return b_.load(o_, line + i, kLanes); });
+    });
+  }
+
+  // In the workspace, by job and part, of each row: sums [size], largest score, sum of weights, and what fills a vector.
+  int64_t row_floats() const { return d_ + kLanes; }
+  Ex part_at(Ex part, Ex row) const { return (part * rows_ + row) * row_floats(); }
+
+  void store_part(Ex part) {
+    b_.for_(0, rows_, 1, [&](Ex row) {
+      const Ex to = b_.let(part_at(part, row)), line = b_.let(row * d_);
+      b_.for_(0, d_, kLanes, [&](Ex i) { b_.store(partial_, to + i, b_.load(o_, line + i, kLanes)); });
+      b_.store(partial_, to + Ex(d_), b_.load(top_, row));
+      b_.store(partial_, to + Ex(d_ + 1), sum_of(row));
+    });
+  }
+
+  /// Parts in their order, whichever piece came first.
+  void merge(Ex job, Ex first, Ex count) {
+    auto each_part = [&](Ex row, const std::function<void(Ex)>& body) {
+      b_.for_(0, splits_, 1, [&](Ex s) {
+        b_.if_((s + Ex(splits_) - first % splits_) % splits_ < count, [&] { body(b_.let(part_at(job * splits_ + s, row))); });
+      });
+    };
+    b_.for_(0, rows_, 1, [&](Ex row) {
+      const Ex line = b_.let(row * d_), top = b_.var(Ex(-1e30)), sum = b_.var(Ex(0.0));
+      each_part(row, [&](Ex at) { b_.assign(top, max(top, b_.load(partial_, at + Ex(d_)))); });
+      b_.for_(0, d_, kLanes, [&](Ex i) { b_.store(o_, line + i, constant({Elem::F32, kLanes}, 0)); });
+      each_part(row, [&](Ex at) {
+        const Ex factor = b_.let(exponential(b_.load(partial_, at + Ex(d_)) - top));
+        b_.assign(sum, fma(b_.load(partial_, at + Ex(d_ + 1)), factor, sum));
+        b_.for_(0, d_, kLanes, [&](Ex i) { b_.store(o_, line + i, fma(b_.load(partial_, at + i, kLanes), factor, b_.load(o_, line + i, kLanes))); });
+      });
+      finish_row(row, sum, [&](Ex i) { return b_.load(o_, line + i, kLanes); });
+    });
+  }
+
+  int64_t splits_ = 1, piece_ = 0, most_parts_ = 1;
+  Buffer partial_, counters_;
+  Ex plane_;
+};
+
+}  // namespace
+
+Result<LoweredKernel> lower_flash_vector(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa) {
+  return FlashVector(op, name, dims, isa).run();
+}
+
+}  // namespace prism::codegen
