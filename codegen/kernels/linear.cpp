@@ -170,15 +170,22 @@ class Linear {
       for (size_t i = 0; i < acc.size(); ++i) {
         const Ex q = b_.let(row[i] + k * 32);
         const Ex d = b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4);
+        std::vector<Ex> sums, offsets;   // by part
         for (int p = 0; p < w.parts; ++p) {
           const int words = 8 / w.parts;
           Ex sum = constant({Elem::I32, kLanes}, 0);
           for (int j = p * words; j < (p + 1) * words; ++j)
             sum = b_.let(call(w.small ? Fn::Dot4Small : Fn::Dot4,
                               {sum, w.words[size_t(j)], splat(b_.load({Elem::I32, 1}, x, q + 4 * j), kLanes)}));
-          const Ex s = b_.load({Elem::F32, 1}, x, activation_sum(row[i], k, w.parts, p));
-          b_.assign(acc[i], fma(cast(Elem::F32, sum), w.scale[p] * d, acc[i]));
-          b_.assign(acc[i], fma(w.minimum[p], s, acc[i]));
+          sums.push_back(cast(Elem::F32, sum));
+          offsets.push_back(splat(b_.load({Elem::F32, 1}, x, activation_sum(row[i], k, w.parts, p)), kLanes));
+        }
+        if (w.parts == 1) {
+          b_.assign(acc[i], fma(sums[0], w.scale[0] * d, acc[i]));
+          b_.assign(acc[i], fma(w.minimum[0], offsets[0], acc[i]));
+        } else {  // acc waits for itself: no more than two additions
+          b_.assign(acc[i], fma(fma(sums[1], w.scale[1], sums[0] * w.scale[0]), d, acc[i]));
+          b_.assign(acc[i], acc[i] + fma(w.minimum[1], offsets[1], w.minimum[0] * offsets[0]));
         }
       }
     });
