@@ -3,6 +3,8 @@
 // A task is a few groups of 16 output rows of w; for each tile of tokens it accumulates 16 outputs per vector over the
 // columns (int8 dot products per block of 32, scaled into f32), then applies the epilogue to the finished outputs.
 // Activations in bf16 tiles go to matrix registers, 32 tokens by 32 outputs at a time; in rows, to dot products of pairs.
+#include <bit>
+
 #include "codegen/kernels/weights.h"
 #include "codegen/pack.h"
 
@@ -14,8 +16,9 @@ using ir::Op;
 
 namespace {
 
-constexpr int kTiles[] = {12, 4, 1};  // tokens at once; 12 accumulators and 8 weight words fill 32 vector registers
-constexpr int64_t kPrefetchBytes = 4096;  // ahead of the weights of a single row, which come from memory
+constexpr int kTileTokens = 12;       // tokens at once, at most; as many accumulators
+constexpr int64_t kPanelTokens = 24;  // from so many on, compact weights are unpacked once for all
+constexpr int64_t kPrefetchBytes = 4096;  // ahead of the weights of few tokens, which come from memory
 constexpr size_t kInTurn = 4;         // tokens whose products alternate
 constexpr int kMatrixTokens = 32;     // tokens at once with matrix registers
 
@@ -42,6 +45,7 @@ class Linear {
     pairs_ = !matrix && x_->type.dtype == DType::BF16 && isa_ >= rt::Isa::Avx512;
     if (matrix ? isa_ < rt::Isa::Amx : !pairs_ && quantized != (x_->type.dtype == DType::Q8A))
       return r_.unsupported(*linear_, "input " + x_->type.str() + " does not go with weight " + wt.str() + " on " + std::string(rt::isa_name(isa_)));
+    const ir::Dim rows = Region::rows_of(x_->type);
     for (const ir::Operation& o : r_.body.ops) {
       if (o.op == Op::Glu) {
         if (o.attr<int64_t>("group") != kLanes || n_ % 32) return r_.unsupported(o, "needs group 16 and a multiple of 32 outputs");
@@ -49,39 +53,116 @@ class Linear {
       }
       if (o.op == Op::Quantize) groups_ *= 2;
     }
-    if ((matrix || pairs_) && groups_ == 1 && n_ % (2 * kLanes) == 0) groups_ = 2;
+    if (rows != ir::Dim(1) && groups_ == 1 && n_ % (2 * kLanes) == 0) groups_ = 2;
     if (groups_ > 1 && n_ % (kLanes * groups_)) return r_.unsupported(*linear_, "output size is not a multiple of " + std::to_string(kLanes * groups_));
 
-    const ir::Dim rows = Region::rows_of(x_->type);
-    slot_tokens_ = matrix ? kMatrixTokens : kTiles[0];
+    slot_tokens_ = matrix ? kMatrixTokens : kTileTokens;
     y_ = b_.scratch("y", Elem::F32, int64_t(groups_) * slot_tokens_ * kLanes);
+    int quantized_results = 0;
+    for (const ir::Value* result : r_.body.returns) quantized_results += result->type.dtype == DType::Q8A;
+    if (quantized_results > 1) return r_.unsupported(*linear_, "two q8a results");
+    if (quantized_results) quantized_ = b_.scratch("quantized", Elem::F32, int64_t(groups_) * slot_tokens_ * kLanes);
     first_group_ = b_.let(b_.task() * int64_t(groups_));
     if (matrix || pairs_) {
       bf16_ = b_.scratch("weights", Elem::U32, groups_ * group_words());
       for (int g = 0; g < groups_; ++g) unpack_bf16(b_.let(first_group_ + Ex(g)), bf16_, g * group_words());
     }
-    Ex done(0);
+    Ex done = b_.var(Ex(0));
     if (matrix) {
       PRISM_CHECK(matrix_tiles(b_.let(r_.dim(rows))));
     } else if (rows == ir::Dim(1)) {
       PRISM_CHECK(tile(Ex(0), 1));
     } else {
       const Ex m = b_.let(r_.dim(rows));
-      Status status = ok();
-      for (int t : kTiles) {
-        const Ex last = b_.let(m - Ex(t - 1));
-        b_.for_(done, last, t, [&](Ex t0) {
-          if (Status s = tile(t0, t); !s) status = s;
-        });
-        done = b_.let(done + (m - done) / int64_t(t) * int64_t(t));
-      }
-      PRISM_CHECK(status);
+      if (groups_ % 2 == 0 && quantized) PRISM_CHECK(panel_tiles(m, done));
+      for (int t : quantized ? std::vector{4, 2, 1} : std::vector{kTileTokens, 4, 1}) PRISM_CHECK(tiles(m, done, t, [&](Ex t0) { return tile(t0, t); }));
     }
     return r_.finish(ir::Dim(ceil_div_(n_, kLanes * groups_)));
   }
 
  private:
   static int64_t ceil_div_(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+  /// Tiles of t tokens from `done` on, as long as there are t.
+  Status tiles(Ex m, Ex done, int t, const std::function<Status(Ex)>& tile) {
+    Status status = ok();
+    b_.for_(done, b_.let(m - Ex(t - 1)), t, [&](Ex t0) {
+      if (Status s = tile(t0); !s) status = s;
+    });
+    b_.assign(done, done + (m - done) / int64_t(t) * int64_t(t));
+    return status;
+  }
+
+  /// Most of many tokens: the task's weights as bytes, unpacked once, pairs of groups at a time, so that activations are loaded
+  /// for both.
+  Status panel_tiles(Ex m, Ex done) {
+    panel_ = b_.scratch("panel", Elem::U32, groups_ * k_ / 4 * kLanes);
+    scales_ = b_.scratch("scales", Elem::F32, groups_ * k_ / 32 * kPanelScales);
+    Status status = ok();
+    b_.if_(Ex(kPanelTokens) <= m, [&] {
+      int t = 6;
+      for (int g = 0; g < groups_; ++g)
+        for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, 0, [&](Ex k, const WeightBlock& w) {
+          block_ = w;
+          if (w.parts == 2) t = 4;
+          for (int j = 0; j < 8; ++j) b_.store(panel_, panel_at(g, k, j), w.words[size_t(j)]);
+          for (int p = 0; p < w.parts; ++p) {
+            b_.store(scales_, scales_at(g, k, p), w.scale[p]);
+            if (!w.zero) b_.store(scales_, scales_at(g, k, w.parts + p), Ex(0.0) - w.minimum[p]);
+          }
+        });
+      status = tiles(m, done, t, [&](Ex t0) {
+        for (int g = 0; g < groups_; g += 2) dot_panel(g, t0, t);
+        return epilogues(t0, Ex(t));
+      });
+    });
+    return status;
+  }
+
+  static constexpr int64_t kPanelScales = 4 * kLanes;  ///< per block: scales of the parts, minus their minima
+  Ex panel_at(int g, Ex k, int j) const { return Ex(g * (k_ / 4) * kLanes + j * kLanes) + k * (8 * kLanes); }
+  Ex scales_at(int g, Ex k, int i) const { return Ex(g * (k_ / 32) * kPanelScales + i * kLanes) + k * kPanelScales; }
+
+  /// Sums of two groups, the same bits as dot_quantized's.
+  void dot_panel(int g, Ex t0, int t) {
+    const Buffer& x = r_.buffer(x_);
+    const int parts = block_.parts, words = 8 / parts;
+    const size_t n = size_t(t);
+    std::vector<Ex> row, acc;  // [group][token]
+    for (int i = 0; i < t; ++i) row.push_back(b_.let((t0 + Ex(i)) * row_bytes()));
+    for (size_t i = 0; i < 2 * n; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
+    b_.for_(0, k_ / 32, 1, [&](Ex k) {
+      auto scale = [&](int h, int i) { return b_.let(b_.load(scales_, scales_at(g + h, k, i), kLanes)); };
+      std::vector<Ex> total(2 * n);
+      for (int p = 0; p < parts; ++p) {
+        std::vector<Ex> sums(2 * n, constant({Elem::I32, kLanes}, 0));
+        for (size_t i = 0; i < n && block_.zero; ++i) sums[i] = sums[n + i] = start(row[i], k, p);
+        for (int j = p * words; j < (p + 1) * words; ++j) {
+          const Ex w[2] = {b_.let(b_.load(panel_, panel_at(g, k, j), kLanes)), b_.let(b_.load(panel_, panel_at(g + 1, k, j), kLanes))};
+          for (size_t i = 0; i < n; ++i) {
+            const Ex bytes = b_.let(splat(b_.load({Elem::I32, 1}, x, row[i] + k * 32 + Ex(4 * j)), kLanes));
+            for (size_t h = 0; h < 2; ++h) sums[h * n + i] = b_.let(call(block_.small ? Fn::Dot4Small : Fn::Dot4, {sums[h * n + i], w[h], bytes}));
+          }
+        }
+        for (size_t h = 0; h < 2; ++h) {
+          const Ex s = scale(int(h), p);
+          for (size_t i = h * n; i < (h + 1) * n; ++i) total[i] = b_.let(p == 0 ? cast(Elem::F32, sums[i]) * s : fma(cast(Elem::F32, sums[i]), s, total[i]));
+        }
+      }
+      std::vector<Ex> minima[2];
+      for (int h = 0; h < 2; ++h)
+        for (int p = 0; p < parts && !block_.zero; ++p) minima[h].push_back(scale(h, parts + p));
+      for (size_t i = 0; i < n; ++i) {
+        const Ex d = b_.let(splat(b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4), kLanes));
+        for (size_t p = 0; p < minima[0].size(); ++p) {
+          const Ex minus = b_.let(cast(Elem::F32, minus_sum(row[i], k, int(p))));
+          for (size_t h = 0; h < 2; ++h) total[h * n + i] = b_.let(fma(minus, minima[h][p], total[h * n + i]));
+        }
+        for (size_t h = 0; h < 2; ++h) b_.assign(acc[h * n + i], fma(total[h * n + i], d, acc[h * n + i]));
+      }
+    });
+    for (size_t h = 0; h < 2; ++h) store_sums(g + int(h), {acc.begin() + long(h * n), acc.begin() + long((h + 1) * n)});
+  }
 
   /// Computes and stores all outputs of this task for tokens t0 .. t0+t-1.
   Status tile(Ex t0, int t) {
@@ -107,6 +188,8 @@ class Linear {
   Status epilogues(Ex t0, Ex t) {
     Status status = ok();
     b_.for_(0, t, 1, [&](Ex i) { status = epilogue(b_.let(t0 + i), i); });
+    // Apart, so that the chains of operations that wait for each other are short and overlap with other tokens'.
+    if (quantized_.size) b_.for_(0, t, 1, [&](Ex i) { quantize(b_.let(t0 + i), i); });
     return status;
   }
 
@@ -165,33 +248,46 @@ class Linear {
     });
   }
 
-  /// Where d times the sum of the activations of block k (or of its half p) stands in the q8a row at `row`: planes s and h.
-  Ex activation_sum(Ex row, Ex k, int parts, int p) const {
-    return parts == 1 ? row + Ex(k_ + k_ / 8) + k * 4 : row + Ex(k_ + k_ / 4) + k * 8 + 4 * p;
+  int64_t row_bytes() const { return k_ / 32 * ir::info(DType::Q8A).bytes; }
+
+  /// Minus the sum of the int8 of block k (or of its half p) in the q8a row at `row`: planes s and h.
+  Ex minus_sum(Ex row, Ex k, int p) {
+    const Ex at = block_.parts == 1 ? row + Ex(k_ + k_ / 8) + k * 4 : row + Ex(k_ + k_ / 4) + k * 8 + 4 * p;
+    return splat(b_.load({Elem::I32, 1}, r_.buffer(x_), at), kLanes);
   }
+  /// What integer sums of weights without minima begin with: they are of bytes that have `zero` added.
+  Ex start(Ex row, Ex k, int p) { return b_.let(minus_sum(row, k, p) << std::countr_zero(unsigned(block_.zero))); }
 
   void dot_quantized(Ex group, Ex t0, const std::vector<Ex>& acc) {
     const Buffer& x = r_.buffer(x_);
-    const int64_t row_bytes = k_ / 32 * ir::info(DType::Q8A).bytes;
     std::vector<Ex> row;
-    for (size_t i = 0; i < acc.size(); ++i) row.push_back(b_.let((t0 + Ex(int64_t(i))) * row_bytes));
-    for_each_block(b_, format_, r_.buffer(linear_->operand(1)), group, k_, {}, acc.size() == 1 ? kPrefetchBytes : 0, [&](Ex k, const WeightBlock& w) {
+    for (size_t i = 0; i < acc.size(); ++i) row.push_back(b_.let((t0 + Ex(int64_t(i))) * row_bytes()));
+    for_each_block(b_, format_, r_.buffer(linear_->operand(1)), group, k_, {}, kPrefetchBytes, [&](Ex k, const WeightBlock& w) {
       const int words = 8 / w.parts;
+      block_ = w;
+      std::vector<Ex> minus_minimum;
+      for (int p = 0; p < w.parts && !w.zero; ++p) minus_minimum.push_back(b_.let(Ex(0.0) - w.minimum[p]));
       // A few tokens in turn, so that products that wait for each other do not fill the processor's queues.
       for (size_t first = 0; first < acc.size(); first += kInTurn) {
         const size_t end = std::min(first + kInTurn, acc.size());
+        std::vector<Ex> total(end - first);
         for (int p = 0; p < w.parts; ++p) {
-          std::vector<Ex> sums(end - first, constant({Elem::I32, kLanes}, 0));
+          std::vector<Ex> sums;
+          for (size_t i = first; i < end; ++i) sums.push_back(w.zero ? start(row[i], k, p) : constant({Elem::I32, kLanes}, 0));
           for (int j = p * words; j < (p + 1) * words; ++j)
             for (size_t i = first; i < end; ++i) {
               const Ex bytes = splat(b_.load({Elem::I32, 1}, x, row[i] + k * 32 + Ex(4 * j)), kLanes);
               sums[i - first] = b_.let(call(w.small ? Fn::Dot4Small : Fn::Dot4, {sums[i - first], w.words[size_t(j)], bytes}));
             }
-          for (size_t i = first; i < end; ++i) {
-            const Ex d = b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4), s = b_.load({Elem::F32, 1}, x, activation_sum(row[i], k, w.parts, p));
-            b_.assign(acc[i], fma(cast(Elem::F32, sums[i - first]), w.scale[p] * d, acc[i]));
-            b_.assign(acc[i], fma(w.minimum[p], s, acc[i]));
+          for (size_t i = 0; i < sums.size(); ++i) {
+            const Ex sum = cast(Elem::F32, sums[i]);
+            total[i] = b_.let(p == 0 ? sum * w.scale[0] : fma(sum, w.scale[p], total[i]));
           }
+        }
+        for (size_t i = first; i < end; ++i) {
+          Ex all = total[i - first];
+          for (size_t p = 0; p < minus_minimum.size(); ++p) all = b_.let(fma(cast(Elem::F32, minus_sum(row[i], k, int(p))), minus_minimum[p], all));
+          b_.assign(acc[i], fma(all, b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4), acc[i]));
         }
       }
     });
@@ -294,7 +390,8 @@ class Linear {
         for (int slot = 0; slot < slots; slot += 2) {
           PRISM_TRY(Ex lo, value(source, t, i, slot, b_.let(first + Ex(slot * kLanes)), kLanes));
           PRISM_TRY(Ex hi, value(source, t, i, slot + 1, b_.let(first + Ex((slot + 1) * kLanes)), kLanes));
-          store_q8a(b_, out, b_.let(t * (columns / 32 * ir::info(DType::Q8A).bytes)), columns, b_.let((first + Ex(slot * kLanes)) / 32), lo, hi);
+          b_.store(quantized_, quantized_at(i, slot), lo);
+          b_.store(quantized_, quantized_at(i, slot + 1), hi);
         }
         continue;
       }
@@ -318,6 +415,21 @@ class Linear {
     return ok();
   }
 
+  Ex quantized_at(Ex i, int slot) const { return i * int64_t(groups_ * kLanes) + Ex(slot * kLanes); }
+
+  void quantize(Ex t, Ex i) {
+    for (const ir::Value* result : r_.body.returns) {
+      if (result->type.dtype != DType::Q8A) continue;
+      const bool half = after_glu(result);
+      const int64_t columns = half ? n_ / 2 : n_;
+      const int slots = half ? groups_ / 2 : groups_;
+      const Ex row = b_.let(t * (columns / 32 * ir::info(DType::Q8A).bytes)), first = b_.let(b_.task() * int64_t(slots / 2));
+      for (int slot = 0; slot < slots; slot += 2)
+        store_q8a(b_, r_.buffer(result), row, columns, first + Ex(slot / 2), b_.load(quantized_, quantized_at(i, slot), kLanes),
+                  b_.load(quantized_, quantized_at(i, slot + 1), kLanes));
+    }
+  }
+
   Region r_;
   Builder& b_;
   rt::Isa isa_;
@@ -329,6 +441,10 @@ class Linear {
   DType format_ = DType::F32;
   bool pairs_ = false;       ///< activations are bf16 in rows
   Buffer bf16_;              ///< the task's weights as pairs of bf16 [group][pair of columns][16]
+  WeightBlock block_;        ///< the block last unpacked: what all have alike
+  Buffer panel_;             ///< weights as bytes [group][block][word][16]
+  Buffer scales_;            ///< [group][block][4][16]
+  Buffer quantized_;         ///< values of the result that is q8a [token of the tile][slot][16]
   Buffer y_;                 ///< finished sums [group][token of the tile][16]
   Ex first_group_;
 };

@@ -71,12 +71,13 @@ Ex inverse_scale(Builder& b, Ex amax) {
 
 Ex quantized(Builder& b, Ex x, Ex inverse) { return b.let(cast(Elem::I32, call(Fn::RoundEven, {x * inverse}))); }
 
-/// d: scale, h0, h1: sums of the halves.
+/// d: scale; h0, h1: i32 sums of the halves.
 void store_scales(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex d, Ex h0, Ex h1) {
   b.store(out, row + Ex(n) + block * 4, d);
-  b.store(out, row + Ex(n + n / 8) + block * 4, d * (h0 + h1));
-  b.store(out, row + Ex(n + n / 4) + block * 8, d * h0);
-  b.store(out, row + Ex(n + n / 4) + block * 8 + 4, d * h1);
+  const Ex zero = constant({Elem::I32, 1}, 0);
+  b.store(out, row + Ex(n + n / 8) + block * 4, zero - (h0 + h1));
+  b.store(out, row + Ex(n + n / 4) + block * 8, zero - h0);
+  b.store(out, row + Ex(n + n / 4) + block * 8 + 4, zero - h1);
 }
 
 }  // namespace
@@ -88,8 +89,7 @@ void store_q8a(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex lo
   const Ex q0 = quantized(b, lo, inverse), q1 = quantized(b, hi, inverse);
   b.store(out, row + block * 32, cast(Elem::I8, q0));
   b.store(out, row + block * 32 + 16, cast(Elem::I8, q1));
-  store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), b.let(cast(Elem::F32, call(Fn::ReduceAdd, {q0}))),
-               b.let(cast(Elem::F32, call(Fn::ReduceAdd, {q1}))));
+  store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), b.let(call(Fn::ReduceAdd, {q0})), b.let(call(Fn::ReduceAdd, {q1})));
 }
 
 void store_q8a_warp(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex value) {
@@ -98,7 +98,7 @@ void store_q8a_warp(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, 
   const Ex q = quantized(b, x, inverse_scale(b, amax));
   b.store(out, row + block * 32 + lane, cast(Elem::I8, q));
   const Ex low = warp_reduce(b, Fn::ReduceAdd, q, 16), high = b.shuffle_xor(low, 16);
-  b.if_(lane == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), cast(Elem::F32, low), cast(Elem::F32, high)); });
+  b.if_(lane == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), low, high); });
 }
 
 void store_q8a_quad(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored) {
@@ -118,7 +118,7 @@ void store_q8a_quad(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, 
   b.if_(stored, [&] {
     for (size_t i = 0; i < values.size(); i += 2)
       b.store(out, row + block * 32 + place * 2 + Ex(int64_t(4 * i)), pack({cast(Elem::I8, values[i]), cast(Elem::I8, values[i + 1])}));
-    b.if_(place == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), cast(Elem::F32, halves[0]), cast(Elem::F32, halves[1])); });
+    b.if_(place == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), halves[0], halves[1]); });
   });
 }
 

@@ -1,6 +1,8 @@
 // One attention kernel: lowered from a graph, run on the emulated device with a cache made up, and what the evaluator says.
 #pragma once
 
+#include <bit>
+
 #include "codegen/kernels/gpu/gpu.h"
 #include "gpu_fixture.h"
 #include "ir/eval.h"
@@ -163,14 +165,15 @@ class FlashKernel {
       };
       for (size_t block = 0; block < width / 32; ++block) {
         const float d = scale(width + 4 * block);
-        float halves[2] = {};
+        int32_t halves[2] = {};
         for (size_t i = 0; i < 32; ++i) {
-          const auto v = float(int8_t(p[block * 32 + i]));
-          out[row * width + block * 32 + i] = d * v;
+          const auto v = int8_t(p[block * 32 + i]);
+          out[row * width + block * 32 + i] = d * float(v);
           halves[i / 16] += v;
         }
-        EXPECT_EQ(scale(width + width / 8 + 4 * block), d * (halves[0] + halves[1]));
-        for (size_t i = 0; i < 2; ++i) EXPECT_EQ(scale(width + width / 4 + 8 * block + 4 * i), d * halves[i]);
+        const auto sum = [&](size_t at) { return std::bit_cast<int32_t>(scale(at)); };
+        EXPECT_EQ(sum(width + width / 8 + 4 * block), -(halves[0] + halves[1]));
+        for (size_t i = 0; i < 2; ++i) EXPECT_EQ(sum(width + width / 4 + 8 * block + 4 * i), -halves[i]);
       }
     }
     return out;

@@ -176,9 +176,10 @@ class Gemv {
     Activations x;
     for (int p = 0; p < 2; ++p) x.word[p] = b_.let(b_.load({Elem::I32, 1}, x_, q + Ex(16 * p)));
     x.scale = b_.let(b_.load({Elem::F32, 1}, x_, row + Ex(s_.k) + k * 4));
+    const Ex minus = b_.let(Ex(0.0) - x.scale);
     for (int p = 0; p < parts; ++p) {
       const Ex at = parts == 1 ? row + Ex(s_.k + s_.k / 8) + k * 4 : row + Ex(s_.k + s_.k / 4 + 4 * p) + k * 8;
-      x.sum[p] = b_.let(select(word_ == Ex(0), b_.load({Elem::F32, 1}, x_, at), constant({Elem::F32, 1}, 0)));
+      x.sum[p] = b_.let(select(word_ == Ex(0), minus * cast(Elem::F32, b_.load({Elem::I32, 1}, x_, at)), constant({Elem::F32, 1}, 0)));
     }
     return x;
   }
