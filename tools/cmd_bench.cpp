@@ -6,13 +6,14 @@
 
 #include "tools/commands.h"
 #include "tools/model.h"
+#include "tools/profile.h"
 
 namespace prism::tools {
 
 namespace {
 
 struct Options {
-  std::string model, isa, target;
+  std::string model, isa, target, profile;
   int64_t prompt = 512, count = 128, depth = 0;
   unsigned threads = 2, repeats = 5;
   bool persistent = false, json = false;
@@ -36,7 +37,9 @@ Status run(const Options& o) {
   using Clock = std::chrono::steady_clock;
   PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}, o.target}));
   const rt::Program& p = model.executable->program();
-  PRISM_TRY(auto session, about(o.model, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1, o.persistent})));
+  rt::Profile profile;
+  PRISM_TRY(auto session, about(o.model, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1, o.persistent,
+                                                                                o.profile.empty() ? nullptr : &profile})));
   // Any ids do; a fixed sequence that wanders over the vocabulary.
   auto ids = [&](int64_t n) {
     std::vector<int32_t> v;
@@ -66,7 +69,9 @@ Status run(const Options& o) {
   for (unsigned r = 0; r <= o.repeats; ++r) {  // the first round warms up
     if (o.prompt > 0) PRISM_CHECK(timed(prefill, r ? o.prompt : o.prompt, false, r > 0));
     if (o.count > 0) PRISM_CHECK(timed(decode, r ? o.count : std::min<int64_t>(o.count, 8), true, r > 0));
+    if (r == 0) profile.clear();
   }
+  if (!o.profile.empty()) PRISM_CHECK(report_profile(profile, p, o.profile));
   PRISM_TRY(auto architecture, model.metadata->get_string("general.architecture", "unknown"));
   if (o.json) {
     const nlohmann::json out = {{"model", p.name}, {"architecture", architecture}, {"isa", p.codes.at(0).isa}, {"threads", o.threads}, {"depth", o.depth},
@@ -99,6 +104,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   c->add_option("-d,--depth", o->depth, "Positions already in the cache")->capture_default_str()->check(CLI::NonNegativeNumber);
   add_target(*c, o->target);
   add_isa(*c, o->isa);
+  add_profile(*c, o->profile);
   c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");
   c->add_flag("--json", o->json, "Print JSON");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
