@@ -6,26 +6,12 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "runtime/work.h"
+
 namespace prism::tools {
 namespace {
 
 using nlohmann::json;
-
-struct Amounts {
-  int64_t weights = 0, kv = 0, activations = 0, operations = 0;
-  int64_t bytes() const { return weights + kv + activations; }
-};
-
-/// Of one launch; zeros if its executable does not say.
-Result<Amounts> amounts(const rt::Kernel& k, std::span<const int64_t> dims) {
-  Amounts a;
-  if (!k.work) return a;
-  PRISM_TRY(a.weights, k.work->weights.evaluate(dims));
-  PRISM_TRY(a.kv, k.work->kv.evaluate(dims));
-  PRISM_TRY(a.activations, k.work->activations.evaluate(dims));
-  PRISM_TRY(a.operations, k.work->operations.evaluate(dims));
-  return a;
-}
 
 /// 10^9 in a second, as nanoseconds divide.
 double rate(int64_t amount, int64_t ns) { return ns > 0 ? double(amount) / double(ns) : 0; }
@@ -76,7 +62,7 @@ Result<std::vector<KernelTotal>> kernel_totals(const rt::Profile& profile, const
   for (const rt::Profile::Launch& l : profile.launches(p)) {
     const rt::Profile::Step& step = profile.steps()[l.step];
     const size_t kernel = p.entries[step.entry].launches[l.launch].kernel;
-    PRISM_TRY(const Amounts a, amounts(p.kernels[kernel], step.dims));
+    PRISM_TRY(const rt::Amounts a, rt::amounts_of(p.kernels[kernel], step.dims));
     KernelTotal& t = totals[{step.entry, kernel}];
     t = {step.entry, kernel, t.calls + 1, t.ns + l.time.length(), t.busy_ns + l.busy, t.bytes + a.bytes(), t.operations + a.operations};
   }
@@ -102,7 +88,7 @@ Status write_trace(const rt::Profile& profile, const rt::Program& p, const std::
   for (const rt::Profile::Launch& l : profile.launches(p)) {
     const rt::Profile::Step& step = steps[l.step];
     const rt::Kernel& k = kernel(l.step, l.launch);
-    PRISM_TRY(const Amounts a, amounts(k, step.dims));
+    PRISM_TRY(const rt::Amounts a, rt::amounts_of(k, step.dims));
     const int64_t ns = l.time.length();
     trace.span(kLaunches, k.symbol, "launch", l.time,
                {{"launch", l.launch}, {"computes", k.computes}, {"weights", weights_of(p.entries[step.entry].launches[l.launch], p)},
