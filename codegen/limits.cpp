@@ -23,6 +23,7 @@ constexpr int kLanes = 16;
 constexpr int64_t kChunk = int64_t(1) << 20;   // bytes a task reads
 constexpr int64_t kWords = 1024;               // of 4 bytes, in L1: what the others compute with
 constexpr int64_t kSteps = 4096;               // of a task
+constexpr int64_t kTasks = 128;                // of a thread: a millisecond
 
 /// Reads a chunk; the sum is stored so that the loads are not dropped.
 Kernel read_kernel() {
@@ -98,7 +99,7 @@ Result<Limits> measure_limits(rt::Isa isa, unsigned threads) {
   PRISM_TRY(const auto elf, compile_c({render_cpu(all)}, isa));
   PRISM_TRY(const auto code, rt::CodeObject::load(elf, "limits"));
   PRISM_TRY(const auto team, rt::ThreadTeam::create(threads));
-  const int64_t chunks = int64_t(read_bytes()) / kChunk, most_tasks = std::max<int64_t>(chunks, 256 * int64_t(threads));
+  const int64_t chunks = int64_t(read_bytes()) / kChunk, most_tasks = std::max<int64_t>(chunks, kTasks * int64_t(threads));
   PRISM_TRY(const auto data, rt::Mapping::anonymous(uint64_t(chunks * kChunk), "limits: data", /*huge_pages=*/true));
   PRISM_TRY(const auto out, rt::Mapping::anonymous(uint64_t(most_tasks) * kLanes * 4, "limits: results", /*huge_pages=*/false));
   PRISM_TRY(const auto scratch, rt::Mapping::anonymous(uint64_t(4 * kLanes * kLanes * 4) * threads, "limits: scratch", /*huge_pages=*/false));
@@ -106,24 +107,24 @@ Result<Limits> measure_limits(rt::Isa isa, unsigned threads) {
     std::fill(data.data() + chunks * t / threads * kChunk, data.data() + chunks * (t + 1) / threads * kChunk, uint8_t(1));
   });
 
-  /// Tasks per second, the best of some runs.
-  const auto rate = [&](const char* symbol, int64_t tasks) {
+  /// Tasks per second, the best of some runs: short ones, so that some are not interrupted.
+  const auto rate = [&](const char* symbol, int64_t tasks, int runs) {
     const auto kernel = reinterpret_cast<rt::KernelFn>(code.symbol(symbol));
     void* const args[] = {data.data(), out.data()};
     double best = 0;
-    for (int run = 0; run < 6; ++run) {
+    for (int run = 0; run < runs; ++run) {
       const auto start = std::chrono::steady_clock::now();
       team->run([&](unsigned t) { kernel(args, nullptr, tasks * t / threads, tasks * (t + 1) / threads, scratch.data() + t * (4 * kLanes * kLanes * 4)); });
       best = std::max(best, double(tasks) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
     return best;
   };
-  const int64_t tasks = most_tasks / threads * threads;
+  const int64_t tasks = kTasks * int64_t(threads);
   Limits l;
-  l.read = rate("limit_read", chunks) * double(kChunk);
-  l.int8 = rate("limit_int8", tasks) * double(kSteps * sums * kLanes * 8);
-  l.f32 = rate("limit_f32", tasks) * double(kSteps * sums * kLanes * 2);
-  if (isa >= rt::Isa::Amx) l.bf16 = rate("limit_bf16", tasks) * double(kSteps * 4 * 16 * 16 * 32 * 2);
+  l.read = rate("limit_read", chunks, 10) * double(kChunk);
+  l.int8 = rate("limit_int8", tasks, 40) * double(kSteps * sums * kLanes * 8);
+  l.f32 = rate("limit_f32", tasks, 40) * double(kSteps * sums * kLanes * 2);
+  if (isa >= rt::Isa::Amx) l.bf16 = rate("limit_bf16", tasks, 40) * double(kSteps * 4 * 16 * 16 * 32 * 2);
   return l;
 }
 
