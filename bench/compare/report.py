@@ -53,7 +53,7 @@ def plot(result, path):
         of_limit = f", {100 * row['of_limit']:.0f} % of {row['limit']}" if row["limit"] else ""
         axes.text(row["ratio"], i, f" {row['ratio']:.2f}{of_limit}", va="center", fontsize=8)
     axes.set_xlabel("Prism's tokens/s by the fastest rival's")
-    axes.set_title(f"{result['cpu']}, {result['commit']}, {result['date'][:10]}", fontsize=9)
+    axes.set_title(f"{result['cpu']}, {result['commit']}, {result['date'][:10]}", fontsize=9, loc="left")
     axes.margins(x=0.2)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1))
     figure.savefig(path)
