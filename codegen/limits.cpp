@@ -41,20 +41,20 @@ Kernel read_kernel() {
   return b.finish();
 }
 
-/// As the kernels do it: a vector of weights times one value of each of some tokens. As many sums as hide the time an instruction takes,
-/// and no more than there are registers.
-Kernel product_kernel(const std::string& name, Elem elem, int sums_count) {
+/// As the kernels do it: a vector of weights times one value (or four bytes, or two bf16) of each of some tokens. As many sums as hide
+/// the time an instruction takes, and no more than there are registers.
+Kernel product_kernel(const std::string& name, Fn fn, int sums_count) {
   Builder b(name, {});
-  const bool integers = elem == Elem::I32;
-  const Buffer data = b.arg("data", elem), out = b.arg("out", elem, true);
+  const Elem elem = fn == Fn::Fma ? Elem::F32 : fn == Fn::Dot4 ? Elem::I32 : Elem::U32, sum = fn == Fn::Dot4 ? Elem::I32 : Elem::F32;
+  const Buffer data = b.arg("data", elem), out = b.arg("out", sum, true);
   std::vector<Ex> sums;
-  for (int i = 0; i < sums_count; ++i) sums.push_back(b.var(constant({elem, kLanes}, 0)));
+  for (int i = 0; i < sums_count; ++i) sums.push_back(b.var(constant({sum, kLanes}, 0)));
   b.for_(0, Ex(kSteps), 1, [&](Ex step) {
     const Ex at = b.let((step * kLanes) % Ex(kWords / 2));
     const Ex w = b.let(b.load(data, at, kLanes));
     for (int i = 0; i < sums_count; ++i) {
-      const Ex x = splat(b.load(data, at + Ex(kWords / 2 + i)), kLanes);
-      b.assign(sums[size_t(i)], integers ? call(Fn::Dot4, {sums[size_t(i)], bitcast({Elem::U32, kLanes}, w), x}) : call(Fn::Fma, {w, x, sums[size_t(i)]}));
+      const Ex x = splat(b.load(data, at + Ex(kWords / 2 + i)), kLanes), before = sums[size_t(i)];
+      b.assign(before, fn == Fn::Fma ? call(fn, {w, x, before}) : call(fn, {before, fn == Fn::Dot4 ? bitcast({Elem::U32, kLanes}, w) : w, x}));
     }
   });
   for (int i = 1; i < sums_count; ++i) b.assign(sums[0], sums[0] + sums[size_t(i)]);
@@ -89,8 +89,10 @@ uint64_t read_bytes() {
 
 Result<Limits> measure_limits(rt::Isa isa, unsigned threads) {
   const int sums = isa >= rt::Isa::Avx512 ? 12 : isa == rt::Isa::Avx2 ? 5 : 2;
-  std::vector<Kernel> kernels = {read_kernel(), product_kernel("limit_int8", Elem::I32, sums), product_kernel("limit_f32", Elem::F32, sums)};
-  if (isa >= rt::Isa::Amx) kernels.push_back(tile_kernel());
+  std::vector<Kernel> kernels = {read_kernel(), product_kernel("limit_int8", Fn::Dot4, sums), product_kernel("limit_f32", Fn::Fma, sums)};
+  const bool tiles = isa >= rt::Isa::Amx, pairs = !tiles && isa >= rt::Isa::Avx512;
+  if (tiles) kernels.push_back(tile_kernel());
+  if (pairs) kernels.push_back(product_kernel("limit_bf16", Fn::DotBf16, sums));
   std::vector<const Kernel*> all;
   for (const Kernel& k : kernels) {
     PRISM_CHECK(verify(k));
@@ -124,7 +126,7 @@ Result<Limits> measure_limits(rt::Isa isa, unsigned threads) {
   l.read = rate("limit_read", chunks, 10) * double(kChunk);
   l.int8 = rate("limit_int8", tasks, 40) * double(kSteps * sums * kLanes * 8);
   l.f32 = rate("limit_f32", tasks, 40) * double(kSteps * sums * kLanes * 2);
-  if (isa >= rt::Isa::Amx) l.bf16 = rate("limit_bf16", tasks, 40) * double(kSteps * 4 * 16 * 16 * 32 * 2);
+  if (tiles || pairs) l.bf16 = rate("limit_bf16", tasks, 40) * double(kSteps * (tiles ? 4 * 16 * 16 * 32 * 2 : sums * kLanes * 4));
   return l;
 }
 

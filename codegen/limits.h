@@ -10,7 +10,7 @@ namespace prism::codegen {
 struct Limits {
   double read = 0;  ///< bytes from memory, one after the other
   double int8 = 0;  ///< operations of 8-bit dot products (a product and its sum are two)
-  double bf16 = 0;  ///< of matrix registers; 0: the instruction set has none
+  double bf16 = 0;  ///< of bf16 dot products or matrix registers; 0: the instruction set has neither
   double f32 = 0;
 };
 

@@ -81,7 +81,7 @@ TEST(ProfileCommand, EveryLaunchIsInTheFileAndTheTableAddsThemUp) {
 
 TEST(ProfileCommand, BenchLeavesOutTheWarmUp) {
   Workshop shop;
-  const Outcome o = shop.run({"bench", shop.path("tiny.gguf"), "-p", "16", "-n", "4", "-r", "2", "-t", "1", "--profile", shop.path("trace.json")});
+  const Outcome o = shop.run({"bench", shop.path("tiny.gguf"), "-p", "16", "-n", "4", "-r", "2", "-t", "1", "--no-limits", "--profile", shop.path("trace.json")});
   ASSERT_EQ(o.exit_code, 0) << o.err;
   int prefills = 0, decodes = 0;
   const json events = json::parse(shop.read_text("trace.json"))["traceEvents"];
@@ -104,7 +104,7 @@ TEST(ProfileCommand, IsRefusedWhereThereIsNothingToMeasure) {
     std::vector<std::string> arguments = {command, gguf, "-p", "1", "-n", "1", "--target", "emu", "--profile", trace};
     shop.must_fail(arguments, {"profile", "a program for GPUs", "CPUs"});
   }
-  shop.must_fail({"bench", gguf, "-p", "1", "-n", "1", "--profile", shop.path("no/trace.json")}, {"no/trace.json", "cannot write"});
+  shop.must_fail({"bench", gguf, "-p", "1", "-n", "1", "--no-limits", "--profile", shop.path("no/trace.json")}, {"no/trace.json", "cannot write"});
 }
 
 }  // namespace
