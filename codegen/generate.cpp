@@ -8,6 +8,7 @@
 #include "codegen/cuda/emulate.h"
 #include "codegen/kernels/gpu/gpu.h"
 #include "codegen/pack.h"
+#include "codegen/work.h"
 #include "codegen/render/c.h"
 #include "ir/text.h"
 #include "runtime/base/checked.h"
@@ -266,7 +267,7 @@ class Generator {
       if (!kernel) {
         kernel = uint32_t(lowered_.size());
         PRISM_CHECK(add("largest_logits", "", gpu_largest_logits("largest_logits", p_.dims, p_.vocab)));
-        summaries_["largest_logits"] = "the " + std::to_string(std::min(rt::kMostLargest, p_.vocab)) + " largest of " + std::to_string(p_.vocab) + " logits";
+        p_.kernels.back().computes = "the " + std::to_string(std::min(rt::kMostLargest, p_.vocab)) + " largest of " + std::to_string(p_.vocab) + " logits";
       }
       const LoweredKernel& k = lowered_[*kernel];
       const uint64_t at = logits->offset, count = uint64_t(std::min(rt::kMostLargest, p_.vocab));
@@ -311,8 +312,9 @@ class Generator {
     const std::string symbol = anchor + "_" + std::to_string(lowered_.size());
     PRISM_TRY(LoweredKernel k, gpu() ? lower_gpu_kernel(op, symbol, p_.dims, gpu_target(options_.archs)) : lower_kernel(op, symbol, p_.dims, options_.isa));
     index_[text] = lowered_.size();
-    summaries_[symbol] = summary(*op.body);
     PRISM_CHECK(add(symbol, text, std::move(k)));
+    p_.kernels.back().computes = summary(*op.body);
+    PRISM_TRY(p_.kernels.back().work, work_of(op, [&](ir::Dim d) { return expression(d); }));
     return lowered_.size() - 1;
   }
 
@@ -372,10 +374,7 @@ class Generator {
       return ok();
     }
     std::vector<KernelReport> reports;
-    for (const rt::Kernel& k : p_.kernels) {
-      const auto computes = summaries_.find(k.symbol);
-      reports.push_back({k.symbol, computes == summaries_.end() ? k.description : computes->second, k.block_threads, k.shared_bytes, {}});
-    }
+    for (const rt::Kernel& k : p_.kernels) reports.push_back({k.symbol, k.computes, k.block_threads, k.shared_bytes, {}});
     for (const std::string& arch : options_.archs) {
       PRISM_TRY(Cubin cubin, compile_cuda(source, arch));
       for (KernelReport& r : reports)
@@ -393,6 +392,7 @@ class Generator {
       if (e.name != "decode" || e.launches.empty()) continue;
       std::map<size_t, const kir::Kernel*> used;
       rt::Kernel all{"persistent", "all launches of decode"};
+      all.computes = all.description;
       all.block_threads = p_.kernels[e.launches[0].kernel].block_threads;
       for (const rt::Launch& l : e.launches) {
         const rt::Kernel& k = p_.kernels[l.kernel];
@@ -415,7 +415,6 @@ class Generator {
   rt::Program p_;
   std::map<std::string, uint32_t> weight_index_;
   std::map<std::string, size_t> index_;
-  std::map<std::string, std::string> summaries_;         ///< by symbol: what kernels compute, in short
   std::vector<LoweredKernel> lowered_;
 };
 

@@ -7,10 +7,10 @@
 
 namespace prism::rt {
 
-Result<std::unique_ptr<Executor>> create_cpu_executor(std::shared_ptr<const Executable> exe, int64_t capacity, unsigned threads,
+Result<std::unique_ptr<Executor>> create_cpu_executor(std::shared_ptr<const Executable> exe, int64_t capacity, const SessionOptions& options,
                                                       const std::string& name) {
-  auto e = std::make_unique<CpuExecutor>(std::move(exe), name);
-  PRISM_CHECK(e->init(capacity, threads));
+  auto e = std::make_unique<CpuExecutor>(std::move(exe), options.profile, name);
+  PRISM_CHECK(e->init(capacity, options.threads));
   return std::unique_ptr<Executor>(std::move(e));
 }
 
@@ -69,7 +69,8 @@ Result<const uint8_t*> CpuExecutor::read(uint64_t offset, uint64_t) { return are
 Status CpuExecutor::run(const EntryPoint& entry, std::span<const int64_t> dims) {
   constexpr int64_t kMaxTasks = int64_t(1) << 40;  // times the number of threads still fits
   PRISM_CHECK(check_dims(entry, dims));
-  BoundEntry& bound = entries_[size_t(&entry - exe_->program().entries.data())];
+  const size_t index = size_t(&entry - exe_->program().entries.data());
+  BoundEntry& bound = entries_[index];
   for (size_t i = 0; i < bound.launches.size(); ++i) {
     PRISM_TRY(bound.launches[i].count, tasks(entry, i, dims, kMaxTasks));
   }
@@ -78,7 +79,9 @@ Status CpuExecutor::run(const EntryPoint& entry, std::span<const int64_t> dims) 
     for (unsigned t = 0; t < team_->size(); ++t) progress_[i].taken[t].store(false, std::memory_order_relaxed);
   }
   const uint32_t start = launched_.generation();
+  if (profile_) profile_->begin_step(index, dims, team_->size());
   team_->run([&](unsigned thread) { run_share(bound, dims.data(), thread, start); });
+  if (profile_) profile_->end_step();
   return ok();
 }
 
@@ -96,7 +99,11 @@ void CpuExecutor::run_share(const BoundEntry& entry, const int64_t* dims, unsign
       std::atomic<bool>& taken = progress_[i].taken[size_t(share)];
       if (taken.load(std::memory_order_relaxed) || taken.exchange(true, std::memory_order_relaxed)) continue;
       const int64_t begin = l.count * share / threads, end = l.count * (share + 1) / threads;
-      if (begin < end) l.kernel(l.args, dims, begin, end, scratch);
+      if (begin < end) {
+        const int64_t from = profile_ ? Profile::now() : 0;
+        l.kernel(l.args, dims, begin, end, scratch);
+        if (profile_) profile_->share(thread, i, begin, end, from);
+      }
       if (progress_[i].shares_done.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) launched_.advance();
     }
     while (!done()) launched_.wait(start + i, team_->barrier_spin());

@@ -7,13 +7,15 @@
 #include "runtime/executor.h"
 #include "runtime/kv_cache.h"
 #include "runtime/memory.h"
+#include "runtime/profile.h"
 #include "runtime/thread_pool.h"
 
 namespace prism::rt {
 
 class CpuExecutor final : public Executor {
  public:
-  CpuExecutor(std::shared_ptr<const Executable> exe, const std::string& name) : Executor(std::move(exe), name) {}
+  CpuExecutor(std::shared_ptr<const Executable> exe, Profile* profile, const std::string& name)
+      : Executor(std::move(exe), name), profile_(profile) {}
   Status init(int64_t capacity, unsigned threads);
 
   Status write(uint64_t offset, std::span<const uint8_t> from) override;
@@ -48,9 +50,10 @@ class CpuExecutor final : public Executor {
   std::vector<BoundEntry> entries_;  // as Program::entries
   std::vector<Progress> progress_;   // as the launches of an entry
   Gate launched_;                    // advances when a launch is done
+  Profile* profile_;                 // nullptr: nobody asks
 };
 
-Result<std::unique_ptr<Executor>> create_cpu_executor(std::shared_ptr<const Executable> exe, int64_t capacity, unsigned threads,
+Result<std::unique_ptr<Executor>> create_cpu_executor(std::shared_ptr<const Executable> exe, int64_t capacity, const SessionOptions& options,
                                                       const std::string& name);
 
 }  // namespace prism::rt

@@ -10,8 +10,9 @@ namespace prism::rt {
 
 Result<std::unique_ptr<Executor>> Executor::create(std::shared_ptr<const Executable> exe, int64_t capacity,
                                                    const SessionOptions& options, const std::string& name) {
+  if (exe->gpu() && options.profile) return error(name, ": profile: found a program for GPUs, expected one for CPUs");
   if (exe->gpu()) return gpu::create_executor(std::move(exe), capacity, options.persistent, name);
-  return create_cpu_executor(std::move(exe), capacity, options.threads, name);
+  return create_cpu_executor(std::move(exe), capacity, options, name);
 }
 
 uint64_t Executor::arena_bytes() const {

@@ -58,12 +58,19 @@ struct Launch {
   std::optional<Product> product;  ///< GPUs: what it computes, if a library may do it instead
 };
 
+/// What a launch moves at least, in bytes, each value once, and the operations it does: a product and its sum are two.
+struct Work {
+  Expr weights, kv, activations, operations;
+};
+
 struct Kernel {
   std::string symbol;
   std::string description;    ///< the IR region it computes, for `inspect` and profiles
   uint64_t scratch_bytes = 0; ///< per thread
   int64_t block_threads = 0;  ///< GPUs: a multiple of 32; 0: a CPU's kernel
   int64_t shared_bytes = 0;   ///< GPUs: of a block
+  std::string computes = {};  ///< the region in short: its main op with the operands' types, then the other ops
+  std::optional<Work> work = {};  ///< for measurements; nothing that runs needs it
 };
 
 struct Code {

@@ -77,8 +77,13 @@ class Encoder {
     const auto dims = each(p.dims, [&](auto& s) { return text(s); });
     const auto entries = each(p.entries, [&](auto& e) { return entry(e); });
     const auto kernels = each(p.kernels, [&](auto& k) {
-      const auto symbol = text(k.symbol), description = text(k.description);
-      return fb::CreateKernel(b_, symbol, description, k.scratch_bytes, k.block_threads, k.shared_bytes);
+      const auto symbol = text(k.symbol), description = text(k.description), computes = text(k.computes);
+      Offset<fb::Work> work;
+      if (const auto& w = k.work) {
+        const auto weights = expr(w->weights), kv = expr(w->kv), activations = expr(w->activations), operations = expr(w->operations);
+        work = fb::CreateWork(b_, weights, kv, activations, operations);
+      }
+      return fb::CreateKernel(b_, symbol, description, k.scratch_bytes, k.block_threads, k.shared_bytes, computes, work);
     });
     const auto codes = each(p.codes, [&](auto& c) {
       const auto target = text(c.target), isa = text(c.isa), format = text(c.format);
@@ -120,6 +125,14 @@ class Decoder {
       k.scratch_bytes = t.scratch_bytes();
       k.block_threads = t.block_threads();
       k.shared_bytes = t.shared_bytes();
+      k.computes = text(t.computes());
+      if (const fb::Work* w = t.work()) {
+        k.work.emplace();
+        expr(w->weights(), k.work->weights);
+        expr(w->kv(), k.work->kv);
+        expr(w->activations(), k.work->activations);
+        expr(w->operations(), k.work->operations);
+      }
     });
     each(f.codes(), p.codes, [&](auto& t, Code& c) {
       c.target = text(t.target());

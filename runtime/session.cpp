@@ -50,6 +50,7 @@ class LanguageSession final : public Session {
     const Program& p = exe->program();
     std::unique_ptr<LanguageSession> s(new LanguageSession);
     s->name_ = p.name.empty() ? "program" : p.name;
+    s->program_ = &p;
     s->vocab_ = p.vocab;
     if (p.vocab <= 0) return error(s->name_, ": vocabulary size: found ", p.vocab, ", expected at least 1");
     PRISM_TRY(s->at_, find_dims(p, s->name_));
@@ -64,8 +65,8 @@ class LanguageSession final : public Session {
     return std::unique_ptr<Session>(std::move(s));
   }
 
-  Status feed(std::span<const int32_t> ids) override { return advance(prefill_.entry ? prefill_ : decode_, ids); }
-  Status step(int32_t id) override { return advance(decode_.entry ? decode_ : prefill_, {&id, 1}); }
+  Status feed(std::span<const int32_t> ids) override { return advance(step_for(false), ids); }
+  Status step(int32_t id) override { return advance(step_for(true), {&id, 1}); }
 
   Result<std::span<const float>> logits() override {
     PRISM_CHECK(check_logits());
@@ -112,7 +113,22 @@ class LanguageSession final : public Session {
   int64_t position() const override { return position_; }
   KvStats kv_stats() const override { return executor_->kv_stats(position_, capacity_); }
 
+  Result<Amounts> amounts(int64_t position, int64_t count, bool one_by_one) const override {
+    const Step& step = step_for(one_by_one);
+    std::vector<int64_t> dims = dims_;
+    Amounts sum;
+    for (const int64_t end = position + count; position < end;) {
+      const int64_t piece = std::min(end - position, one_by_one ? 1 : step.max_seq);
+      set_dims(dims, piece, position, 1);
+      PRISM_TRY(const Amounts a, amounts_of(*program_, *step.entry, dims));
+      sum += a;
+      position += piece;
+    }
+    return sum;
+  }
+
  private:
+  const Step& step_for(bool single) const { return (single ? decode_ : prefill_).entry ? (single ? decode_ : prefill_) : single ? prefill_ : decode_; }
   static int64_t round_up_context(int64_t n) { return int64_t(round_up(uint64_t(n), kKvCapacityMultiple)); }
 
   /// context_length 0: the model does not say.
@@ -218,14 +234,18 @@ class LanguageSession final : public Session {
     return ok();
   }
 
-  Status run(const Step& step, std::span<const int32_t> ids, int64_t out) {
+  void set_dims(std::vector<int64_t>& dims, int64_t seq, int64_t past, int64_t out) const {
     const auto set = [&](std::optional<size_t> at, int64_t value) {
-      if (at) dims_[*at] = value;
+      if (at) dims[*at] = value;
     };
-    set(at_.seq, int64_t(ids.size()));
-    set(at_.past, position_);
+    set(at_.seq, seq);
+    set(at_.past, past);
     set(at_.out, out);
     set(at_.ctx, round_up_context(capacity_));
+  }
+
+  Status run(const Step& step, std::span<const int32_t> ids, int64_t out) {
+    set_dims(dims_, int64_t(ids.size()), position_, out);
     PRISM_CHECK(executor_->write(step.ids, {reinterpret_cast<const uint8_t*>(ids.data()), ids.size_bytes()}));
     PRISM_CHECK(executor_->run(*step.entry, dims_));
     position_ += int64_t(ids.size());
@@ -239,6 +259,7 @@ class LanguageSession final : public Session {
   }
 
   std::string name_;
+  const Program* program_ = nullptr;  // the executor's
   int64_t vocab_ = 0;
   int64_t capacity_ = 0;  // positions that may be used; the planes hold a multiple of 64
   int64_t position_ = 0;
@@ -255,6 +276,8 @@ Result<int32_t> Session::sample(Sampler& sampler) {
   PRISM_TRY(const auto all, logits());
   return sampler.sample(all);
 }
+
+Result<Amounts> Session::amounts(int64_t, int64_t, bool) const { return Amounts{}; }
 
 Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<Executable> exe, const SessionOptions& options) {
   return LanguageSession::create(std::move(exe), options);

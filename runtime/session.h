@@ -7,13 +7,17 @@
 
 #include "runtime/executable.h"
 #include "runtime/sampler.h"
+#include "runtime/work.h"
 
 namespace prism::rt {
+
+class Profile;
 
 struct SessionOptions {
   unsigned threads = 0;      ///< 0 = all cores
   int64_t context = 0;       ///< KV capacity in positions; 0 = min(context_length, 4096). Rounded up to 64
   bool persistent = false;   ///< GPUs: a step is one launch of a kernel that stays, instead of a recorded graph of launches
+  Profile* profile = nullptr;  ///< CPUs: records what the session does, and outlives it; nullptr: nobody asks
 };
 
 struct KvStats {
@@ -43,6 +47,8 @@ class Session {
   virtual void rewind(int64_t positions) = 0;  ///< forget all positions from `positions` on
   virtual int64_t position() const = 0;
   virtual KvStats kv_stats() const = 0;
+  /// What feeding `count` ids from `position` on moves and computes at least; `one_by_one`: what so many steps do. Zeros: unknown.
+  virtual Result<Amounts> amounts(int64_t position, int64_t count, bool one_by_one) const;
 };
 
 }  // namespace prism::rt

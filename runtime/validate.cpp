@@ -167,6 +167,9 @@ class Validator {
     if (l.kernel >= p_.kernels.size())
       return error(what(), ": found kernel ", l.kernel, ", expected less than ", p_.kernels.size());
     if (const auto tasks = l.tasks.evaluate(e.dim_max); !tasks) return error(what(), ": tasks: ", tasks.message());
+    if (const auto& w = p_.kernels[l.kernel].work)
+      for (const Expr* x : {&w->weights, &w->kv, &w->activations, &w->operations})
+        if (const auto amount = x->evaluate(e.dim_max); !amount) return error(what(), ": work: ", amount.message());
     if (l.product) PRISM_CHECK(product(*l.product, l, e, what()));
     for (size_t a = 0; a < l.args.size(); ++a) {
       const Arg& arg = l.args[a];

@@ -1,104 +1,201 @@
-// prism bench: prefill and decode speed.
+// prism bench: prefill and decode speed, and how far from what the machine can do.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 
+#include "codegen/limits.h"
 #include "tools/commands.h"
 #include "tools/model.h"
+#include "tools/profile.h"
 
 namespace prism::tools {
 
 namespace {
 
+using nlohmann::json;
+
 struct Options {
-  std::string model, isa, target;
-  int64_t prompt = 512, count = 128, depth = 0;
-  unsigned threads = 2, repeats = 5;
-  bool persistent = false, json = false;
+  std::string model, isa, target, profile;
+  std::vector<int64_t> prompts = {512}, counts = {128}, depths = {0};
+  std::vector<unsigned> threads = {2};
+  unsigned repeats = 5;
+  bool persistent = false, json = false, limits = true;
 };
 
-struct Samples {
-  std::vector<double> rates;
+/// A thing to measure.
+struct Row {
+  bool decode = false;
+  int64_t tokens = 0, depth = 0;
+  unsigned threads = 0;
+  rt::Amounts amounts;          ///< of all its tokens
+  std::vector<double> rates;    ///< tokens per second
+
   double median() const {
-    if (rates.empty()) return 0;
     auto s = rates;
     std::sort(s.begin(), s.end());
     return s.size() % 2 ? s[s.size() / 2] : 0.5 * (s[s.size() / 2 - 1] + s[s.size() / 2]);
   }
-  nlohmann::json json(int64_t tokens) const {
-    auto [lo, hi] = std::minmax_element(rates.begin(), rates.end());
-    return {{"tokens", tokens}, {"median", median()}, {"min", rates.empty() ? 0 : *lo}, {"max", rates.empty() ? 0 : *hi}, {"samples", rates}};
-  }
+  double least() const { return *std::min_element(rates.begin(), rates.end()); }
+  double most() const { return *std::max_element(rates.begin(), rates.end()); }
+  /// What must come from memory: the weights and the cache. What is between the kernels stays in the processor.
+  double bytes_per_token() const { return double(amounts.weights + amounts.kv) / double(tokens); }
+  double bytes_per_second() const { return bytes_per_token() * median(); }
+  double operations_per_second() const { return double(amounts.operations) / double(tokens) * median(); }
 };
 
-Status run(const Options& o) {
-  using Clock = std::chrono::steady_clock;
-  PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}, o.target}));
-  const rt::Program& p = model.executable->program();
-  PRISM_TRY(auto session, about(o.model, rt::Session::create(model.executable, {o.threads, o.depth + std::max(o.prompt, o.count) + 1, o.persistent})));
-  // Any ids do; a fixed sequence that wanders over the vocabulary.
-  auto ids = [&](int64_t n) {
-    std::vector<int32_t> v;
-    uint64_t x = 12345;
-    for (int64_t i = 0; i < n; ++i) v.push_back(int32_t((x = x * 6364136223846793005ull + 1442695040888963407ull) >> 33) % int32_t(p.vocab));
-    return v;
-  };
-  if (o.depth > 0) PRISM_CHECK(session->feed(ids(o.depth)));
-  PRISM_TRY(auto greedy, rt::Sampler::create({}));
-  Samples prefill, decode;
-  auto timed = [&](Samples& out, int64_t n, bool one_by_one, bool count) -> Status {
-    const auto list = ids(n);
-    const auto start = Clock::now();
-    if (one_by_one) {
-      for (int32_t id : list) {
-        PRISM_CHECK(session->step(id));
-        PRISM_CHECK(session->sample(greedy));  // what generating a token takes
-      }
-    } else {
-      PRISM_CHECK(session->feed(list));
-      PRISM_CHECK(session->sample(greedy));
+using LimitsByThreads = std::map<unsigned, codegen::Limits>;
+
+/// Any ids do; a fixed sequence that wanders over the vocabulary.
+std::vector<int32_t> some_ids(int64_t n, int64_t vocab) {
+  std::vector<int32_t> v;
+  uint64_t x = 12345;
+  for (int64_t i = 0; i < n; ++i) v.push_back(int32_t((x = x * 6364136223846793005ull + 1442695040888963407ull) >> 33) % int32_t(vocab));
+  return v;
+}
+
+/// One round of a row; the session stands at its depth before and after.
+Status measure(rt::Session& session, rt::Sampler& greedy, Row& row, std::span<const int32_t> ids, bool count) {
+  const auto start = std::chrono::steady_clock::now();
+  if (row.decode) {
+    for (int32_t id : ids) {
+      PRISM_CHECK(session.step(id));
+      PRISM_CHECK(session.sample(greedy));  // what generating a token takes
     }
-    if (count) out.rates.push_back(double(n) / std::chrono::duration<double>(Clock::now() - start).count());
-    session->rewind(o.depth);
-    return ok();
-  };
-  for (unsigned r = 0; r <= o.repeats; ++r) {  // the first round warms up
-    if (o.prompt > 0) PRISM_CHECK(timed(prefill, r ? o.prompt : o.prompt, false, r > 0));
-    if (o.count > 0) PRISM_CHECK(timed(decode, r ? o.count : std::min<int64_t>(o.count, 8), true, r > 0));
+  } else {
+    PRISM_CHECK(session.feed(ids));
+    PRISM_CHECK(session.sample(greedy));
   }
+  if (count) row.rates.push_back(double(ids.size()) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  session.rewind(row.depth);
+  return ok();
+}
+
+/// All rows of some threads; those of a depth take turns.
+Status measure_rows(const Options& o, const std::shared_ptr<rt::Executable>& executable, unsigned threads, rt::Profile* profile, std::vector<Row>& rows) {
+  const auto most = [](const std::vector<int64_t>& v) { return v.empty() ? 0 : *std::max_element(v.begin(), v.end()); };
+  PRISM_TRY(auto session, about(o.model, rt::Session::create(executable, {threads, most(o.depths) + std::max(most(o.prompts), most(o.counts)) + 1, o.persistent, profile})));
+  PRISM_TRY(auto greedy, rt::Sampler::create({}));
+  const int64_t vocab = executable->program().vocab;
+  for (const int64_t depth : o.depths) {
+    session->rewind(0);
+    if (depth > 0) PRISM_CHECK(session->feed(some_ids(depth, vocab)));
+    std::vector<Row> here;
+    for (const int64_t n : o.prompts)
+      if (n > 0) here.push_back({false, n, depth, threads});
+    for (const int64_t n : o.counts)
+      if (n > 0) here.push_back({true, n, depth, threads});
+    for (Row& row : here) {
+      PRISM_TRY(row.amounts, session->amounts(depth, row.tokens, row.decode));
+      const int64_t warm_up = row.decode ? std::min<int64_t>(row.tokens, 8) : row.tokens;  // a prompt's cache is in memory then
+      PRISM_CHECK(measure(*session, greedy, row, some_ids(warm_up, vocab), false));
+    }
+    if (profile) profile->clear();
+    for (unsigned r = 0; r < o.repeats; ++r)
+      for (Row& row : here) PRISM_CHECK(measure(*session, greedy, row, some_ids(row.tokens, vocab), true));
+    rows.insert(rows.end(), here.begin(), here.end());
+  }
+  return ok();
+}
+
+json to_json(const codegen::Limits& l, unsigned threads) {
+  return {{"threads", threads}, {"read_bytes_per_second", l.read}, {"int8_operations_per_second", l.int8}, {"bf16_operations_per_second", l.bf16},
+          {"f32_operations_per_second", l.f32}};
+}
+
+json to_json(const Row& r, const LimitsByThreads& limits) {
+  json out = {{"phase", r.decode ? "decode" : "prefill"}, {"tokens", r.tokens}, {"depth", r.depth}, {"threads", r.threads}, {"median", r.median()},
+              {"min", r.least()}, {"max", r.most()}, {"samples", r.rates}, {"bytes_per_token", r.bytes_per_token()},
+              {"operations_per_token", double(r.amounts.operations) / double(r.tokens)}, {"bytes_per_second", r.bytes_per_second()},
+              {"operations_per_second", r.operations_per_second()}};
+  if (const auto l = limits.find(r.threads); l != limits.end()) {
+    out["of_limits"] = {{"read", r.bytes_per_second() / l->second.read}, {"int8", r.operations_per_second() / l->second.int8},
+                        {"f32", r.operations_per_second() / l->second.f32}};
+    if (l->second.bf16 > 0) out["of_limits"]["bf16"] = r.operations_per_second() / l->second.bf16;
+  }
+  return out;
+}
+
+/// A fraction as a cell of 7 characters; "" without a limit.
+std::string of(double value, double limit) {
+  char text[16] = "";
+  if (limit > 0) snprintf(text, sizeof text, "%.1f %%", 100 * value / limit);
+  return text;
+}
+
+void print_table(const std::vector<Row>& rows, const LimitsByThreads& limits) {
+  for (const auto& [threads, l] : limits) {
+    printf("limits of %u thread%s: read %.1f GB/s, int8 %.0f GOP/s, ", threads, threads == 1 ? "" : "s", 1e-9 * l.read, 1e-9 * l.int8);
+    if (l.bf16 > 0) printf("bf16 %.0f GOP/s, ", 1e-9 * l.bf16);
+    printf("f32 %.0f GOP/s\n", 1e-9 * l.f32);
+  }
+  printf("%-8s %6s %6s %7s %10s  %-20s %9s %8s %7s %9s %7s %7s %7s\n", "phase", "tokens", "depth", "threads", "tokens/s", "(min to max)", "MB/token", "GB/s", "of read",
+         "GOP/s", "of int8", "of bf16", "of f32");
+  for (const Row& r : rows) {
+    char spread[48];
+    snprintf(spread, sizeof spread, "(%.1f to %.1f)", r.least(), r.most());
+    const auto found = limits.find(r.threads);
+    const codegen::Limits l = found == limits.end() ? codegen::Limits() : found->second;
+    const double bytes = r.bytes_per_second(), operations = r.operations_per_second();
+    printf("%-8s %6lld %6lld %7u %10.1f  %-20s %9.3f %8.2f %7s %9.1f %7s %7s %7s\n", r.decode ? "decode" : "prefill", (long long)r.tokens, (long long)r.depth, r.threads,
+           r.median(), spread, 1e-6 * r.bytes_per_token(), 1e-9 * bytes, of(bytes, l.read).c_str(), 1e-9 * operations, of(operations, l.int8).c_str(),
+           of(operations, l.bf16).c_str(), of(operations, l.f32).c_str());
+  }
+}
+
+Status run(const Options& o) {
+  if (!o.profile.empty() && (o.threads.size() != 1 || o.depths.size() != 1))
+    return error("--profile: found ", o.threads.size(), " numbers of threads and ", o.depths.size(), " depths, expected one of each");
+  PRISM_TRY(auto model, load_model(o.model, {*std::max_element(o.threads.begin(), o.threads.end()), {o.isa}, o.target}));
+  const rt::Program& p = model.executable->program();
+  LimitsByThreads limits;
+  if (o.limits && !model.executable->gpu()) {  // a GPU has others
+    const auto isa = rt::isa_from_name(p.codes.at(0).isa);
+    for (const unsigned threads : o.threads) {
+      PRISM_TRY(limits[threads], codegen::measure_limits(*isa, threads));
+    }
+  }
+  std::vector<Row> rows;
+  rt::Profile profile;
+  for (const unsigned threads : o.threads) PRISM_CHECK(measure_rows(o, model.executable, threads, o.profile.empty() ? nullptr : &profile, rows));
+  if (!o.profile.empty()) PRISM_CHECK(report_profile(profile, p, o.profile));
   PRISM_TRY(auto architecture, model.metadata->get_string("general.architecture", "unknown"));
   if (o.json) {
-    const nlohmann::json out = {{"model", p.name}, {"architecture", architecture}, {"isa", p.codes.at(0).isa}, {"threads", o.threads}, {"depth", o.depth},
-                                {"weight_bytes", p.weight_bytes}, {"load_ms", model.load_seconds * 1e3},
-                                {"prefill", prefill.json(o.prompt)}, {"decode", decode.json(o.count)}};
-    printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    json out = {{"model", p.name}, {"architecture", architecture}, {"isa", p.codes.at(0).isa}, {"weight_bytes", p.weight_bytes}, {"load_ms", model.load_seconds * 1e3},
+                {"limits", json::array()}, {"rows", json::array()}};
+    for (const auto& [threads, l] : limits) out["limits"].push_back(to_json(l, threads));
+    for (const Row& r : rows) out["rows"].push_back(to_json(r, limits));
+    printf("%s\n", out.dump(2, ' ', false, json::error_handler_t::replace).c_str());
     return ok();
   }
-  printf("%s (%s), %s, %u threads, depth %lld\n", p.name.c_str(), architecture.c_str(), p.codes.at(0).isa.c_str(), o.threads, (long long)o.depth);
-  auto row = [&](const char* what, int64_t n, const Samples& s) {
-    if (s.rates.empty()) return;
-    auto [lo, hi] = std::minmax_element(s.rates.begin(), s.rates.end());
-    printf("%-8s %6lld tokens  %9.1f tokens/s  (%.1f to %.1f)\n", what, (long long)n, s.median(), *lo, *hi);
-  };
-  row("prefill", o.prompt, prefill);
-  row("decode", o.count, decode);
+  printf("%s (%s), %s\n", p.name.c_str(), architecture.c_str(), p.codes.at(0).isa.c_str());
+  print_table(rows, limits);
   return ok();
+}
+
+/// An option that takes several values, separated by commas.
+template <class T>
+CLI::Option* list(CLI::App& c, const char* name, std::vector<T>& values, const char* description) {
+  return c.add_option(name, values, description)->delimiter(',')->allow_extra_args(false)->capture_default_str();
 }
 
 }  // namespace
 
 void add_bench(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<Options>();
-  CLI::App* c = app.add_subcommand("bench", "Measure prefill and decode speed: median and spread");
+  CLI::App* c = app.add_subcommand("bench", "Measure prefill and decode speed: median and spread, and fractions of what the machine can do");
   c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
-  c->add_option("-p,--prompt-tokens", o->prompt, "Tokens of prefill; 0 skips it")->capture_default_str()->check(CLI::NonNegativeNumber);
-  c->add_option("-n,--count", o->count, "Tokens to decode; 0 skips it")->capture_default_str()->check(CLI::NonNegativeNumber);
-  c->add_option("-t,--threads", o->threads, "Threads")->capture_default_str()->check(CLI::Range(1, 1024));
+  const CLI::Range positions(int64_t(0), int64_t(1) << 30);
+  list(*c, "-p,--prompt-tokens", o->prompts, "Tokens of prefill, for example 512,4096; 0 skips it")->check(positions);
+  list(*c, "-n,--count", o->counts, "Tokens to decode; 0 skips it")->check(positions);
+  list(*c, "-d,--depth", o->depths, "Positions already in the cache")->check(positions);
+  list(*c, "-t,--threads", o->threads, "Threads")->check(CLI::Range(1, 1024));
   c->add_option("-r,--repeats", o->repeats, "Counted rounds, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
-  c->add_option("-d,--depth", o->depth, "Positions already in the cache")->capture_default_str()->check(CLI::NonNegativeNumber);
   add_target(*c, o->target);
   add_isa(*c, o->isa);
+  c->add_flag("!--no-limits", o->limits, "Do not measure what the machine can do");
+  add_profile(*c, o->profile);
   c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");
   c->add_flag("--json", o->json, "Print JSON");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });

@@ -8,6 +8,7 @@
 #include "runtime/sampler.h"
 #include "tools/commands.h"
 #include "tools/model.h"
+#include "tools/profile.h"
 
 namespace prism::tools {
 
@@ -17,7 +18,7 @@ using Clock = std::chrono::steady_clock;
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 struct RunOptions {
-  std::string model, prompt, isa, target;
+  std::string model, prompt, isa, target, profile;
   int64_t count = 128, context = 0;
   unsigned threads = 0;
   bool persistent = false, json = false, reference = false, ignore_end = false;
@@ -26,6 +27,8 @@ struct RunOptions {
 
 Status run(const RunOptions& o) {
   PRISM_TRY(auto sampler, rt::Sampler::create(o.sampler));
+  if (o.reference && !o.profile.empty()) return error("--profile: found --reference, expected kernels to measure");
+  rt::Profile profile;
   Model model;
   std::unique_ptr<rt::Session> session;
   std::unique_ptr<gguf::Tokenizer> tokenizer;
@@ -45,7 +48,7 @@ Status run(const RunOptions& o) {
   if (!session) {
     const int64_t trained = model.executable->program().context_length, wanted = int64_t(ids.size()) + o.count;
     const int64_t context = o.context ? o.context : std::min(trained, std::max<int64_t>(4096, wanted));
-    PRISM_TRY(session, about(o.model, rt::Session::create(model.executable, {o.threads, context, o.persistent})));
+    PRISM_TRY(session, about(o.model, rt::Session::create(model.executable, {o.threads, context, o.persistent, o.profile.empty() ? nullptr : &profile})));
   }
   const double load_ms = 1e3 * seconds(Clock::now() - load_start);
 
@@ -98,19 +101,21 @@ Status run(const RunOptions& o) {
         {"kv", {{"positions", kv.positions}, {"capacity", kv.capacity}, {"bytes_used", kv.bytes_used},
                 {"bytes_allocated", kv.bytes_allocated}, {"bytes_per_position", kv.bytes_per_position}}}};
     printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-    return ok();
+  } else {
+    printf("\n");
+    fflush(stdout);
+    fprintf(stderr,
+            "\nload          %.0f ms%s\nfirst token   %.1f ms after the prompt (%zu tokens, %.0f tokens/s), %.0f ms after process start\n"
+            "decode        %zu tokens, %.1f tokens/s (stopped: %s)\n"
+            "kv cache      %lld of %lld positions, %.1f KiB each, %.2f MiB used of %.2f MiB (f32 would take %.2f MiB)\n",
+            load_ms, model.compiled_now ? " (compiled; the next run uses the cache)" : "", first_token_ms, ids.size(),
+            double(ids.size()) / (1e-3 * first_token_ms), since_start_ms, made.size(), rate, stop.c_str(), (long long)kv.positions,
+            (long long)kv.capacity, double(kv.bytes_per_position) / 1024, double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
+            double(kv.bytes_f32) / 1048576);
   }
-  printf("\n");
+  if (o.profile.empty()) return ok();
   fflush(stdout);
-  fprintf(stderr,
-          "\nload          %.0f ms%s\nfirst token   %.1f ms after the prompt (%zu tokens, %.0f tokens/s), %.0f ms after process start\n"
-          "decode        %zu tokens, %.1f tokens/s (stopped: %s)\n"
-          "kv cache      %lld of %lld positions, %.1f KiB each, %.2f MiB used of %.2f MiB (f32 would take %.2f MiB)\n",
-          load_ms, model.compiled_now ? " (compiled; the next run uses the cache)" : "", first_token_ms, ids.size(),
-          double(ids.size()) / (1e-3 * first_token_ms), since_start_ms, made.size(), rate, stop.c_str(), (long long)kv.positions,
-          (long long)kv.capacity, double(kv.bytes_per_position) / 1024, double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
-          double(kv.bytes_f32) / 1048576);
-  return ok();
+  return report_profile(profile, model.executable->program(), o.profile);
 }
 
 }  // namespace
@@ -132,6 +137,7 @@ void add_run(CLI::App& app, Action& chosen) {
   add_target(*c, o->target);
   add_isa(*c, o->isa);
   c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");
+  add_profile(*c, o->profile);
   c->add_flag("--ignore-eos", o->ignore_end, "Go on after the model's end-of-text token");
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32, slow)");
   c->add_flag("--json", o->json, "Print one JSON object with text, ids and timings");

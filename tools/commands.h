@@ -21,6 +21,11 @@ inline void add_target(CLI::App& command, std::string& target) {
   command.add_option("--target", target, "cpu, cuda (this machine's GPU), cuda:sm_80,sm_90a (named GPUs) or emu (a GPU emulated on the CPU, slow); default: cpu");
 }
 
+/// --profile: see tools/profile.h.
+inline void add_profile(CLI::App& command, std::string& profile) {
+  command.add_option("--profile", profile, "CPUs: write what each thread did when to this file (Chrome's trace format, for Perfetto) and a table to standard error");
+}
+
 /// Each adds the subcommand; its action is stored in `chosen` when the user picks it.
 void add_run(CLI::App& app, Action& chosen);
 void add_compile(CLI::App& app, Action& chosen);

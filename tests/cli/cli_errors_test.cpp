@@ -55,7 +55,13 @@ TEST_F(CliErrors, ValuesOutOfRange) {
   shop->must_fail({"run", gguf, "-p", "a", "--min-p", "2"}, {"min-p", "2"});
   shop->must_fail({"run", gguf, "-p", "a", "--repeat-penalty", "0"}, {"penalty", "0"});
   shop->must_fail({"run", gguf, "-p", "a", "--ctx", "97"}, {gguf, "97", "0 to 96"});
-  shop->must_fail({"bench", gguf, "-p", "5000"}, {gguf, "5001", "0 to 96"});
+  shop->must_fail({"bench", gguf, "-p", "5000", "--no-limits"}, {gguf, "5001", "0 to 96"});
+  shop->must_fail({"bench", gguf, "-p", "8,x"}, {"--prompt-tokens", "x"});
+  shop->must_fail({"bench", gguf, "-p", "8,-1"}, {"--prompt-tokens", "-1"});
+  shop->must_fail({"bench", gguf, "-n", "1.5"}, {"--count", "1.5"});
+  shop->must_fail({"bench", gguf, "-t", "1,0"}, {"--threads", "0"});
+  shop->must_fail({"bench", gguf, "-t", ","}, {"--threads"});
+  shop->must_fail({"bench", gguf, "-t", "1,2", "--profile", bad}, {"--profile", "2 numbers of threads"});
 }
 
 TEST_F(CliErrors, Prompts) {

@@ -140,16 +140,48 @@ TEST_F(Cli, InspectShowsWhatAFileHolds) {
                                           "decode", "arena", "kv cache", "kernels", gguf});
 }
 
-TEST_F(Cli, BenchReportsMediansAsJson) {
-  const json report = json::parse(shop->must({"bench", gguf, "-p", "16", "-n", "8", "-r", "3", "-t", "1", "--json"}));
+TEST_F(Cli, BenchMeasuresEveryCombination) {
+  const json report = json::parse(shop->must({"bench", gguf, "-p", "16,0,9", "-n", "8", "-d", "0,32", "-t", "1,2", "-r", "3", "--json"}));
   EXPECT_EQ(report["model"], "Tiny Speaker");
   EXPECT_EQ(report["architecture"], "llama");
-  for (const char* what : {"prefill", "decode"}) {
-    ASSERT_EQ(report[what]["samples"].size(), 3u);
-    EXPECT_GT(report[what]["min"], 0);
-    EXPECT_LE(report[what]["min"], report[what]["median"]);
-    EXPECT_LE(report[what]["median"], report[what]["max"]);
+  ASSERT_EQ(report["limits"].size(), 2u);
+  for (const json& l : report["limits"])
+    for (const char* what : {"read_bytes_per_second", "int8_operations_per_second", "f32_operations_per_second"}) EXPECT_GT(l[what], 1e6) << what;
+  std::vector<std::string> rows;
+  for (const json& r : report["rows"]) {
+    rows.push_back(std::string(r["phase"]) + " " + r["tokens"].dump() + " at " + r["depth"].dump() + " by " + r["threads"].dump());
+    ASSERT_EQ(r["samples"].size(), 3u);
+    EXPECT_GT(r["min"], 0);
+    EXPECT_LE(r["min"], r["median"]);
+    EXPECT_LE(r["median"], r["max"]);
+    EXPECT_NEAR(double(r["bytes_per_second"]) / (double(r["bytes_per_token"]) * double(r["median"])), 1, 1e-9);
+    for (const char* limit : {"read", "int8", "f32"}) EXPECT_GT(r["of_limits"][limit], 0) << limit;
   }
+  std::vector<std::string> expected;
+  for (const char* threads : {"1", "2"})
+    for (const char* depth : {"0", "32"})
+      for (const char* what : {"prefill 16", "prefill 9", "decode 8"}) expected.push_back(std::string(what) + " at " + depth + " by " + threads);
+  EXPECT_EQ(rows, expected);
+}
+
+// The weights that a token needs: all but the embedding, of which it needs a row; and the cache up to its position.
+TEST_F(Cli, BenchCountsWhatATokenReads) {
+  const json report = json::parse(shop->must({"bench", gguf, "-p", "16", "-n", "2", "-d", "32", "-r", "1", "-t", "1", "--no-limits", "--json"}));
+  EXPECT_TRUE(report["limits"].empty());
+  constexpr double kWidth = 64, kLayer = 7 * kWidth * kWidth * 4 + 3 * kWidth * 4;  // norms: two of the layer, one before the output
+  constexpr double kOutput = 272 * kWidth * 4;                                     // 257 rows in groups of 16
+  constexpr double kPosition = 2 * kWidth * 2;                                     // a key and a value in f16
+  const json &prefill = report["rows"][0], &decode = report["rows"][1];
+  EXPECT_FALSE(decode.contains("of_limits"));
+  const double row = kWidth * 4;  // of the embedding
+  EXPECT_NEAR(double(decode["bytes_per_token"]), kLayer + kOutput + row + kPosition * (1 + 33.5), 1);
+  EXPECT_NEAR(double(prefill["bytes_per_token"]), (kLayer + kOutput) / 16 + row + kPosition * (1 + 48 / 16.0), 1);
+}
+
+TEST_F(Cli, BenchPrintsATable) {
+  const std::string table = shop->must({"bench", gguf, "-p", "16", "-n", "8", "-r", "1", "-t", "1"});
+  for (const char* words : {"Tiny Speaker (llama), ", "limits of 1 thread: read ", " GB/s", "prefill      16      0       1 ", "decode        8      0       1 ", " %"})
+    EXPECT_NE(table.find(words), table.npos) << words << "\n" << table;
 }
 
 TEST_F(Cli, HelpAndVersionAreNoErrors) {

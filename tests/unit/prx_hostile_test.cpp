@@ -191,6 +191,8 @@ const std::vector<Corruption> kCorruptions = {
        p.entries[0].launches[0].tasks.code = {0, INT64_MAX, 0, 2, 3, 0};
      }},
     {"expression: deeper than 64", [](auto& p) { p.entries[0].launches[0].tasks.code.assign(200000, 0); }},
+    {"work: expression: found dim 9", [](auto& p) { p.kernels[0].work = Work{dim(0), dim(0), dim(0), dim(9)}; }},
+    {"work: expression: found 0 values", [](auto& p) { p.kernels[1].work = Work{dim(0), {}, dim(0), dim(0)}; }},
     {"argument 0: found arena offset 84, expected less than 84",
      [](auto& p) { p.entries[0].launches[0].args[0].offset = 84; }},
     {"argument 0: found arena offset 18446744073709551615", [](auto& p) {

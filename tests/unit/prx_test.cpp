@@ -67,6 +67,10 @@ void expect_equal(const Program& a, const Program& b) {
     EXPECT_EQ(a.kernels[i].symbol, b.kernels[i].symbol);
     EXPECT_EQ(a.kernels[i].description, b.kernels[i].description);
     EXPECT_EQ(a.kernels[i].scratch_bytes, b.kernels[i].scratch_bytes);
+    EXPECT_EQ(a.kernels[i].computes, b.kernels[i].computes);
+    ASSERT_EQ(a.kernels[i].work.has_value(), b.kernels[i].work.has_value());
+    if (!a.kernels[i].work) continue;
+    for (const auto amount : {&Work::weights, &Work::kv, &Work::activations, &Work::operations}) expect_equal(*a.kernels[i].work.*amount, *b.kernels[i].work.*amount);
   }
   ASSERT_EQ(a.codes.size(), b.codes.size());
   for (size_t i = 0; i < a.codes.size(); ++i) {
@@ -102,6 +106,8 @@ Program rich_program() {
   p.weights[0].interleave = 8;
   p.weights[1].sources = {"a", "b", ""};
   p.entries[0].launches[1].args[2].offset = 12;
+  p.kernels[0].computes = "append to a cache";
+  p.kernels[0].work = Work{Expr::constant(4), dim(0), dim(1), dim(2)};
   return p;
 }
 

@@ -1,0 +1,50 @@
+"""What is compared: one Row a line. A new comparison is a new line."""
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    model: str          # a key of MODELS, or the path of a GGUF file
+    phase: str          # "prefill" or "decode"
+    tokens: int
+    threads: int = 2
+    depth: int = 0      # positions in the cache before
+    bar: float = 1.0    # the ratio to the fastest rival that is to be reached
+
+    @property
+    def name(self):
+        model = self.model if self.model in MODELS else self.model.rsplit("/", 1)[-1]
+        depth = f" at {self.depth}" if self.depth else ""
+        return f"{model} {self.phase} {self.tokens}{depth}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+# name -> the model's name in tools/get_model.py, and the type llama-quantize makes of it first
+MODELS = {
+    "smollm2-q4_1": ("smollm2", None),
+    "smollm2-f16": ("smollm2", "F16"),
+    "smollm2-q8_0": ("smollm2", "Q8_0"),
+    "smollm2-q4_0": ("smollm2", "Q4_0"),
+    "gemma3-q4_k_m": ("gemma3", None),
+    "qwen2.5-q4_k_m": ("qwen2.5", None),
+}
+
+SETS = {
+    "cpu": [
+        Row("smollm2-q4_1", "prefill", 512),
+        Row("smollm2-q4_1", "decode", 64),
+        Row("smollm2-q4_1", "prefill", 512, threads=1),
+        Row("smollm2-q4_1", "decode", 64, threads=1),
+        Row("gemma3-q4_k_m", "prefill", 512),
+        Row("gemma3-q4_k_m", "decode", 64),
+        Row("qwen2.5-q4_k_m", "prefill", 512),
+        Row("qwen2.5-q4_k_m", "decode", 64),
+        Row("smollm2-q4_1", "decode", 32, depth=4096),
+        Row("smollm2-q4_1", "prefill", 4096),
+        Row("smollm2-f16", "decode", 32),
+        Row("smollm2-q8_0", "decode", 32),
+        Row("smollm2-q4_0", "decode", 32),
+    ],
+}
+
+# With more threads than cores (twice as many) decoding keeps this part of its speed.
+THREADS_OVER = Row("qwen2.5-q4_k_m", "decode", 64, bar=0.9)
