@@ -8,16 +8,40 @@ namespace prism::codegen {
 
 using ir::DType;
 
-bool rows16_supports(DType t) {
-  return t == DType::F32 || t == DType::F16 || t == DType::BF16 || (ir::info(t).quantized && t != DType::Q8A);
+namespace {
+
+using Scales = Rows16Format::Scales;
+constexpr Rows16Format kFormats[] = {
+    // type, blocks, minimum, scales, parts, low, high, zero
+    {DType::Q4_0, 1, false, Scales::None, 1, 4, 0, 8},
+    {DType::Q4_1, 1, true, Scales::None, 1, 4, 0, 0},
+    {DType::Q5_0, 1, false, Scales::None, 1, 4, 1, 16},
+    {DType::Q5_1, 1, true, Scales::None, 1, 4, 1, 0},
+    {DType::Q8_0, 1, false, Scales::None, 1, 8, 0, 128},   // stored with 128 added
+    {DType::Q2_K, 8, true, Scales::Nibbles, 2, 2, 0, 0},
+    {DType::Q3_K, 8, false, Scales::Signed, 2, 2, 1, 4},
+    {DType::Q4_K, 8, true, Scales::Bytes, 1, 4, 0, 0},     // scales widened to bytes, as those of q3_k, q5_k and iq4_xs
+    {DType::Q5_K, 8, true, Scales::Bytes, 1, 4, 1, 0},
+    {DType::Q6_K, 8, false, Scales::Signed, 2, 4, 2, 32},
+    {DType::IQ4_NL, 1, false, Scales::None, 1, 4, 0, 128, true},
+    {DType::IQ4_XS, 8, false, Scales::Signed, 1, 4, 0, 128, true},
+};
+
+constexpr const Rows16Format* find(DType t) {
+  for (const Rows16Format& f : kFormats)
+    if (f.type == t) return &f;
+  return nullptr;
 }
 
+}  // namespace
+
+const Rows16Format& rows16_format(DType t) { return *find(t); }
+
+bool rows16_supports(DType t) { return t == DType::F32 || t == DType::F16 || t == DType::BF16 || find(t); }
+
 int64_t rows16_block_bytes(DType t) {
-  switch (t) {
-    case DType::Q4_K: return 64 + 8 * (32 + 256);       // 6-bit scales widened to bytes
-    case DType::Q5_K: return 64 + 8 * (32 + 64 + 256);
-    default: return 16 * int64_t(ir::info(t).bytes);
-  }
+  const Rows16Format* f = find(t);
+  return f ? f->bytes() : 16 * int64_t(ir::info(t).bytes);
 }
 
 int64_t rows16_group_bytes(DType t, int64_t columns) { return columns / int64_t(ir::info(t).block) * rows16_block_bytes(t); }
@@ -50,46 +74,54 @@ uint32_t spread_bits(uint32_t bits) {
   return out;
 }
 
-/// The low (shift 0) or high (shift 4) nibbles of 32 bytes as 16 bytes: byte j = weight j | weight j+16 << 4.
-void store_nibbles(Out& o, int64_t at, const uint8_t* src, int shift) {
-  constexpr uint64_t kLow = 0x0f0f0f0f0f0f0f0fu;
-  for (int j = 0; j < 2; ++j) {  // two words at a time
-    const uint64_t both = ((load<uint64_t>(src + 8 * j) >> shift) & kLow) | ((load<uint64_t>(src + 16 + 8 * j) >> shift) & kLow) << 4;
-    o.word(at + 128 * j, uint32_t(both));
-    o.word(at + 128 * j + 64, uint32_t(both >> 32));
-  }
+/// The bits of 32 weights, a byte each.
+struct Bits {
+  uint64_t eight[4];
+};
+
+/// `bits` bits of each of 32 bytes, from bit `shift` on.
+Bits bits_of(const uint8_t* src, int shift, int bits) {
+  Bits out;
+  for (int i = 0; i < 4; ++i) out.eight[i] = (load<uint64_t>(src + 8 * i) >> shift) & ((1u << bits) - 1) * 0x0101010101010101u;
+  return out;
+}
+
+template <int bits>
+void store_planes(Out& o, int64_t at, const Bits& b) {
+  const uint64_t even[] = {b.eight[0] | b.eight[2] << 4, b.eight[1] | b.eight[3] << 4};   // words 0, 1 (4, 5) and 2, 3 (6, 7)
+  uint32_t planes[bits] = {};
+  for (int j = 0; j < 4; ++j) planes[plane_of(bits, j)] |= uint32_t(even[j / 2] >> 32 * (j % 2)) << shift_of(bits, j);
+  for (int p = 0; p < bits; ++p) o.word(at + 64 * p, planes[p]);
+}
+
+/// 16 bytes whose low nibbles are weights 0..15, the high ones 16..31: just the planes.
+void copy_nibbles(Out& o, int64_t at, const uint8_t* src) {
+  for (int j = 0; j < 4; ++j) o.word(at + 64 * j, load<uint32_t>(src + 4 * j));
 }
 
 template <DType T>
 void pack_block32(const uint8_t* s, Out o) {
+  constexpr Rows16Format f = *find(T);
+  const int64_t at = f.header();
+  const uint8_t* from = s + (f.minimum ? 4 : 2);
   o.half(0, s);
-  int64_t at = 32, from = 2;
-  if constexpr (T == DType::Q4_1 || T == DType::Q5_1) {
-    o.half(32, s + 2);
-    at = 64;
-    from = 4;
+  if constexpr (f.minimum) o.half(32, s + 2);
+  if constexpr (f.low == 8) {
+    for (int j = 0; j < 8; ++j) o.word(at + 64 * j, load<uint32_t>(from + 4 * j) ^ 0x80808080u);
+  } else {
+    if constexpr (f.high == 1) o.word(at, spread_bits(load<uint32_t>(from)));
+    copy_nibbles(o, at + f.low_at(), from + 4 * f.high);
   }
-  if constexpr (T == DType::Q8_0) {
-    for (int j = 0; j < 8; ++j) o.word(at + 64 * j, load<uint32_t>(s + from + 4 * j) ^ 0x80808080u);
-    return;
-  }
-  if constexpr (T == DType::Q5_0 || T == DType::Q5_1) {
-    o.word(at, spread_bits(load<uint32_t>(s + from)));
-    at += 64;
-    from += 4;
-  }
-  for (int j = 0; j < 4; ++j) o.word(at + 64 * j, load<uint32_t>(s + from + 4 * j));
 }
 
 template <DType T>
 void pack_q45k(const uint8_t* s, Out o) {
-  constexpr bool q5 = T == DType::Q5_K;
+  constexpr Rows16Format f = *find(T);
   o.half(0, s);
   o.half(32, s + 2);
-  const uint8_t *scales = s + 4, *high = s + 16, *quants = s + (q5 ? 48 : 16);
-  const int64_t part = q5 ? 352 : 288;
+  const uint8_t *scales = s + 4, *high = s + 16, *quants = s + 16 + 32 * f.high;
   for (int sub = 0; sub < 8; ++sub) {
-    const int64_t at = 64 + sub * part;
+    const int64_t at = f.header() + sub * f.block_bytes();
     uint8_t sc, mn;
     if (sub < 4) {
       sc = scales[sub] & 63;
@@ -100,31 +132,60 @@ void pack_q45k(const uint8_t* s, Out o) {
     }
     o.byte(at, sc);
     o.byte(at + 16, mn);
-    if constexpr (q5) {
-      uint32_t bits = 0;  // bit `sub` of byte i -> bit 8*(i%4) + i/4
-      for (int j = 0; j < 8; ++j) bits |= ((load<uint32_t>(high + 4 * j) >> sub) & 0x01010101u) << j;
-      o.word(at + 32, bits);
+    if constexpr (f.high) store_planes<1>(o, at + f.high_at(), bits_of(high, sub, 1));
+    store_planes<4>(o, at + f.low_at(), bits_of(quants + 32 * (sub / 2), 4 * (sub % 2), 4));
+  }
+}
+
+void pack_q2k(const uint8_t* s, Out o) {
+  constexpr Rows16Format f = *find(DType::Q2_K);
+  const uint8_t *scales = s, *quants = s + 16;
+  o.half(0, s + 80);
+  o.half(32, s + 82);
+  for (int sub = 0; sub < 8; ++sub) {
+    const int64_t at = f.header() + sub * f.block_bytes();
+    for (int i = 0; i < 2; ++i) o.byte(at + 16 * i, scales[2 * sub + i]);
+    store_planes<2>(o, at + f.low_at(), bits_of(quants + 32 * (sub / 4), 2 * (sub % 4), 2));
+  }
+}
+
+void pack_q3k(const uint8_t* s, Out o) {
+  constexpr Rows16Format f = *find(DType::Q3_K);
+  const uint8_t *high = s, *quants = s + 32, *scales = s + 96;
+  o.half(0, s + 108);
+  for (int sub = 0; sub < 8; ++sub) {
+    const int64_t at = f.header() + sub * f.block_bytes();
+    for (int i = 0; i < 2; ++i) {
+      const int j = 2 * sub + i, low = scales[j % 8] >> j / 8 * 4 & 15, upper = scales[8 + j % 4] >> j / 4 * 2 & 3;
+      o.byte(at + 16 * i, uint8_t((low | upper << 4) - 32));
     }
-    store_nibbles(o, at + (q5 ? 96 : 32), quants + 32 * (sub / 2), 4 * (sub % 2));
+    store_planes<1>(o, at + f.high_at(), bits_of(high, sub, 1));
+    store_planes<2>(o, at + f.low_at(), bits_of(quants + 32 * (sub / 4), 2 * (sub % 4), 2));
   }
 }
 
 void pack_q6k(const uint8_t* s, Out o) {
+  constexpr Rows16Format f = *find(DType::Q6_K);
   const uint8_t *low = s, *high = s + 128, *scales = s + 192;
   o.half(0, s + 208);
   for (int sub = 0; sub < 8; ++sub) {  // 32 weights: half sub/4, quarter sub%4
     const int half = sub / 4, quarter = sub % 4;
-    const int64_t at = 32 + sub * 416;
-    o.byte(at, scales[2 * sub]);
-    o.byte(at + 16, scales[2 * sub + 1]);
-    const uint8_t* l = low + 64 * half + 32 * (quarter % 2);
-    const uint8_t* h = high + 32 * half;
-    store_nibbles(o, at + 32, l, quarter < 2 ? 0 : 4);
-    for (int plane = 0; plane < 2; ++plane) {
-      uint64_t w = 0;  // words 0 and 1, then 2 and 3
-      for (int j = 0; j < 2; ++j) w |= ((load<uint64_t>(h + 16 * plane + 8 * j) >> (2 * quarter)) & 0x0303030303030303u) << (4 * j);
-      o.word(at + 288 + 64 * plane, uint32_t(w | w >> 30));
-    }
+    const int64_t at = f.header() + sub * f.block_bytes();
+    for (int i = 0; i < 2; ++i) o.byte(at + 16 * i, scales[2 * sub + i]);
+    store_planes<2>(o, at + f.high_at(), bits_of(high + 32 * half, 2 * quarter, 2));
+    store_planes<4>(o, at + f.low_at(), bits_of(low + 64 * half + 32 * (quarter % 2), quarter < 2 ? 0 : 4, 4));
+  }
+}
+
+void pack_iq4xs(const uint8_t* s, Out o) {
+  constexpr Rows16Format f = *find(DType::IQ4_XS);
+  const uint16_t high = load<uint16_t>(s + 2);
+  o.half(0, s);
+  for (int sub = 0; sub < 8; ++sub) {
+    const int64_t at = f.header() + sub * f.block_bytes();
+    const int low = s[4 + sub / 2] >> sub % 2 * 4 & 15, upper = high >> 2 * sub & 3;
+    o.byte(at, uint8_t((low | upper << 4) - 32));
+    copy_nibbles(o, at + f.low_at(), s + 8 + 16 * sub);
   }
 }
 
@@ -162,9 +223,13 @@ void pack_rows16(DType t, int64_t rows, int64_t columns, const std::function<con
     case DType::Q4_1: return groups(pack_block32<DType::Q4_1>);
     case DType::Q5_0: return groups(pack_block32<DType::Q5_0>);
     case DType::Q5_1: return groups(pack_block32<DType::Q5_1>);
+    case DType::Q2_K: return groups(pack_q2k);
+    case DType::Q3_K: return groups(pack_q3k);
     case DType::Q4_K: return groups(pack_q45k<DType::Q4_K>);
     case DType::Q5_K: return groups(pack_q45k<DType::Q5_K>);
     case DType::Q6_K: return groups(pack_q6k);
+    case DType::IQ4_NL: return groups(pack_block32<DType::IQ4_NL>);
+    case DType::IQ4_XS: return groups(pack_iq4xs);
     default: return;  // rows16_supports says no
   }
 }

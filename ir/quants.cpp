@@ -85,6 +85,10 @@ ScaleMin k_scale(Bytes s, int j) {
   return {(s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4};
 }
 
+/// Scale `j` of 16, 6 bits each with 32 added, packed into 12 bytes: the lower four bits in the low nibbles of bytes 0..7, then
+/// their high ones; the upper two, 4 scales to a byte's bits 0 and 1, then 2 and 3, ..., in bytes 8..11.
+int q3_k_scale(Bytes s, int j) { return ((s[j % 8] >> j / 8 * 4 & 15) | (s[8 + j % 4] >> j / 4 * 2 & 3) << 4) - 32; }
+
 /// q4_k and q5_k: eight groups of 32; two groups share 32 bytes of qs (low, high nibbles), group g's fifth bit is bit g
 /// of qh.
 void k_block(Bytes b, Bytes qh, Bytes qs, float* y) {
@@ -97,6 +101,25 @@ void k_block(Bytes b, Bytes qh, Bytes qs, float* y) {
       const int high = qh ? qh[j] >> g & 1 : 0;
       y[g * 32 + j] = scale * float(low | high << 4) - min;
     }
+  }
+}
+
+/// q2_k and q3_k: group g of 32 has bits 2(g%4) of the 32 bytes of qs that four groups share.
+void q2_k(Bytes b, float* y) {
+  const float d = half_at(b + 80), dmin = half_at(b + 82);
+  for (int i = 0; i < 256; ++i) {
+    const int group = i / 32, q = b[16 + group / 4 * 32 + i % 32] >> 2 * (group % 4) & 3;
+    const int scales = b[i / 16];
+    y[i] = d * float(scales & 15) * float(q) - dmin * float(scales >> 4);
+  }
+}
+
+void q3_k(Bytes b, float* y) {
+  const float d = half_at(b + 108);
+  for (int i = 0; i < 256; ++i) {
+    const int group = i / 32, low = b[32 + group / 4 * 32 + i % 32] >> 2 * (group % 4) & 3;
+    const int q = (low | (b[i % 32] >> group & 1) << 2) - 4;
+    y[i] = d * float(q3_k_scale(b + 96, i / 16)) * float(q);
   }
 }
 
@@ -117,6 +140,25 @@ void q6_k(Bytes b, float* y) {
   }
 }
 
+void iq4_nl(Bytes b, float* y) {
+  const float d = half_at(b);
+  for (int j = 0; j < 16; ++j) {
+    y[j] = d * float(kIq4Values[b[2 + j] & 15]);
+    y[j + 16] = d * float(kIq4Values[b[2 + j] >> 4]);
+  }
+}
+
+void iq4_xs(Bytes b, float* y) {
+  const float d = half_at(b);
+  for (int g = 0; g < 8; ++g) {
+    const int scale = ((b[4 + g / 2] >> g % 2 * 4 & 15) | (load<uint16_t>(b + 2) >> 2 * g & 3) << 4) - 32;
+    for (int j = 0; j < 32; ++j) {
+      const int byte = b[8 + 16 * g + j % 16];
+      *y++ = d * float(scale) * float(kIq4Values[j < 16 ? byte & 15 : byte >> 4]);
+    }
+  }
+}
+
 using BlockFn = void (*)(Bytes, float*);
 
 BlockFn block_fn(DType t) {
@@ -126,9 +168,13 @@ BlockFn block_fn(DType t) {
     case DType::Q5_0: return q5_0;
     case DType::Q5_1: return q5_1;
     case DType::Q8_0: return q8_0;
+    case DType::Q2_K: return q2_k;
+    case DType::Q3_K: return q3_k;
     case DType::Q4_K: return q4_k;
     case DType::Q5_K: return q5_k;
     case DType::Q6_K: return q6_k;
+    case DType::IQ4_NL: return iq4_nl;
+    case DType::IQ4_XS: return iq4_xs;
     default: return nullptr;
   }
 }

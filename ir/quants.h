@@ -27,6 +27,9 @@ std::optional<DType> dtype_from_name(std::string_view name);
 std::optional<DType> dtype_from_gguf(uint32_t type_id);
 inline bool is_float(DType t) { return t == DType::F32 || t == DType::F16 || t == DType::BF16 || t == DType::F64; }
 
+/// What the 4-bit codes of iq4_nl and iq4_xs stand for.
+inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
 /// Activation block of 32 made by `quantize {format=q8a}`: x ~ d * q, d = amax/127, q = x/d rounded to nearest even.
 /// In memory a row of n elements (n % 32 == 0) is planar, n/32*48 bytes: int8 q[n]; float d[n/32];
 /// float s[n/32] = d * (sum of the block's q); float h[n/16] = d * (sum of each half block's q).

@@ -180,17 +180,25 @@ class Linear {
       // A few tokens in turn, so that products that wait for each other do not fill the processor's queues.
       for (size_t first = 0; first < acc.size(); first += kInTurn) {
         const size_t end = std::min(first + kInTurn, acc.size());
+        std::vector<Ex> sums[2];   // by part
         for (int p = 0; p < w.parts; ++p) {
-          std::vector<Ex> sums(end - first, constant({Elem::I32, kLanes}, 0));
+          sums[p].assign(end - first, constant({Elem::I32, kLanes}, 0));
           for (int j = p * words; j < (p + 1) * words; ++j)
             for (size_t i = first; i < end; ++i) {
               const Ex bytes = splat(b_.load({Elem::I32, 1}, x, row[i] + k * 32 + Ex(4 * j)), kLanes);
-              sums[i - first] = b_.let(call(w.small ? Fn::Dot4Small : Fn::Dot4, {sums[i - first], w.words[size_t(j)], bytes}));
+              sums[p][i - first] = b_.let(call(w.small ? Fn::Dot4Small : Fn::Dot4, {sums[p][i - first], w.words[size_t(j)], bytes}));
             }
-          for (size_t i = first; i < end; ++i) {
-            const Ex d = b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4), s = b_.load({Elem::F32, 1}, x, activation_sum(row[i], k, w.parts, p));
-            b_.assign(acc[i], fma(cast(Elem::F32, sums[i - first]), w.scale[p] * d, acc[i]));
-            b_.assign(acc[i], fma(w.minimum[p], s, acc[i]));
+        }
+        for (size_t i = first; i < end; ++i) {
+          const Ex d = b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4);
+          auto sum = [&](int p) { return cast(Elem::F32, sums[p][i - first]); };
+          auto offset = [&](int p) { return splat(b_.load({Elem::F32, 1}, x, activation_sum(row[i], k, w.parts, p)), kLanes); };
+          if (w.parts == 1) {
+            b_.assign(acc[i], fma(sum(0), w.scale[0] * d, acc[i]));
+            b_.assign(acc[i], fma(w.minimum[0], offset(0), acc[i]));
+          } else {  // acc waits for itself: no more than two additions
+            b_.assign(acc[i], fma(fma(sum(1), w.scale[1], sum(0) * w.scale[0]), d, acc[i]));
+            b_.assign(acc[i], acc[i] + fma(w.minimum[1], offset(1), w.minimum[0] * offset(0)));
           }
         }
       }

@@ -7,6 +7,9 @@
 
 namespace prism::codegen {
 
+/// ir::kIq4Values with 128 added, as kir::lookup takes them.
+kir::LookupTable iq4_table();
+
 /// 32 consecutive weights of each row: word j holds weights 4j..4j+3 as unsigned bytes, value = scale * byte + minimum.
 struct WeightBlock {
   std::vector<kir::Ex> words;    ///< 8, u32 lanes

@@ -155,6 +155,13 @@ Ex call(Fn fn, std::vector<Ex> args) {
   return e;
 }
 
+Ex lookup(Fn which, Ex nibbles, const LookupTable& table) {
+  std::vector<Ex> args = {nibbles};
+  for (size_t i = 0; i < table.size(); i += 4)
+    args.push_back(constant(nibbles.ty(), double(table[i] | table[i + 1] << 8 | table[i + 2] << 16 | uint32_t(table[i + 3]) << 24)));
+  return call(which, std::move(args));
+}
+
 Ex pack(std::vector<Ex> lanes) {
   const Ty ty = {lanes[0].ty().elem, int(lanes.size())};
   return make(Kind::Pack, ty, std::move(lanes));

@@ -4,6 +4,7 @@
 // its body sees `task`, the block's index, and `thread`. Expressions are immutable trees; statements own their bodies. Generators (codegen/kernels) build kernels with the operators below; codegen/render prints target source.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -52,6 +53,8 @@ enum class Fn : uint8_t {
   ReduceAdd, ReduceMax,   ///< vector to scalar, fixed order (halving)
   Dot4,       ///< i32 acc + sum over 4 bytes of u8(a)*i8(b), per lane; a, b: u32 / i32 lanes
   Dot4Small,  ///< the same when every byte of a is at most 63, so that 16-bit pair sums cannot overflow
+  LookupLow,  ///< u32 of the bytes that the low nibbles of args[0]'s bytes choose of the 16 in args[1] to args[4]
+  LookupHigh, ///< the same with the high nibbles
   DotBf16,    ///< f32 acc + the products of two bf16, per lane; a, b: pairs in u32 lanes. CPUs only
   // GPUs only, except AtomicAdd
   PackF16,      ///< two f32 rounded to f16 in a u32, the first in the low half
@@ -132,6 +135,8 @@ Ex call(Fn fn, std::vector<Ex> args);
 Ex pack(std::vector<Ex> lanes);
 Ex lane(Ex v, int i);
 inline Ex fma(Ex a, Ex b, Ex c) { return call(Fn::Fma, {a, b, c}); }
+using LookupTable = std::array<uint8_t, 16>;
+Ex lookup(Fn which, Ex nibbles, const LookupTable& table);
 inline Ex pack_f16(Ex low, Ex high) { return call(Fn::PackF16, {low, high}); }
 inline Ex pack_bf16(Ex low, Ex high) { return call(Fn::PackBf16, {low, high}); }
 inline Ex byte_permute(Ex a, Ex b, int64_t selector) { return call(Fn::BytePermute, {a, b, constant({Elem::U32, 1}, double(selector))}); }

@@ -216,11 +216,8 @@ class Verifier {
         break;
       case Kind::Call:
         if (has_effect(r->fn)) return effect(r);
-        if (gpu_only(r->fn)) {
-          const Ty arg = {r->fn == Fn::BytePermute ? Elem::U32 : Elem::F32, 1};
-          for (const Ref& a : r->args)
-            if (a->ty != arg) return bad(fn_name(r->fn), " of ", str(a->ty), ", expected ", str(arg));
-        }
+        if (gpu_only(r->fn)) PRISM_CHECK(arguments(r, {r->fn == Fn::BytePermute ? Elem::U32 : Elem::F32, 1}));
+        if (r->fn == Fn::LookupLow || r->fn == Fn::LookupHigh) PRISM_CHECK(arguments(r, {Elem::U32, first.lanes}));
         if (r->fn == Fn::DotBf16 && (first.elem != Elem::F32 || r->args[1]->ty.elem != Elem::U32 || r->args[2]->ty.elem != Elem::U32))
           return bad("dot_bf16 of ", str(first), ", ", str(r->args[1]->ty), ", ", str(r->args[2]->ty));
         for (const Ref& a : r->args)
@@ -229,6 +226,12 @@ class Verifier {
         break;
       case Kind::IntConst: case Kind::FloatConst: break;
     }
+    return ok();
+  }
+
+  Status arguments(const Ref& r, Ty expected) {
+    for (const Ref& a : r->args)
+      if (a->ty != expected) return bad(fn_name(r->fn), " of ", str(a->ty), ", expected ", str(expected));
     return ok();
   }
 

@@ -79,7 +79,7 @@ typedef signed char i8; typedef unsigned char u8; typedef short i16; typedef uns
 typedef int i32; typedef unsigned int u32; typedef long i64; typedef float f32; typedef double f64;
 #define VEC(e, n) typedef e e##x##n __attribute__((ext_vector_type(n)));
 VEC(i8, 16) VEC(u8, 16) VEC(i16, 16) VEC(u16, 16) VEC(i32, 16) VEC(u32, 16) VEC(f32, 16) VEC(f64, 16) VEC(i64, 16)
-VEC(i8, 32) VEC(i32, 8) VEC(u32, 8) VEC(i32, 4) VEC(u32, 4)
+VEC(i8, 32) VEC(u8, 64) VEC(i32, 8) VEC(u32, 8) VEC(i32, 4) VEC(u32, 4)
 typedef _Float16 f16x16 __attribute__((ext_vector_type(16)));
 typedef char v64qi __attribute__((vector_size(64))); typedef char v32qi __attribute__((vector_size(32)));
 typedef short v16hi __attribute__((vector_size(32))); typedef short v8hi __attribute__((vector_size(16)));
@@ -167,6 +167,31 @@ static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) {
 }
 #define dot4_small dot4
 #endif
+
+#define JOIN_TABLE(a, b, c, d) {a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d}
+static inline u32x16 lookup_16(u32x16 i, u32 a, u32 b, u32 c, u32 d) {
+  const u32x16 t = JOIN_TABLE(a, b, c, d);
+#if defined(__AVX512BW__)
+  return (u32x16)__builtin_ia32_pshufb512((v64qi)t, (v64qi)i);
+#elif defined(__AVX2__)
+  return JOIN8((u32x8)__builtin_ia32_pshufb256((v32qi)t.lo, (v32qi)i.lo), (u32x8)__builtin_ia32_pshufb256((v32qi)t.hi, (v32qi)i.hi));
+#else
+  const u8x64 bytes = (u8x64)t, at = (u8x64)i;
+  u8x64 found = (u8x64)(u8)0;
+  for (int k = 0; k < 16; ++k) found |= (u8x64)(at == (u8)k) & bytes[k];
+  return (u32x16)found;
+#endif
+}
+static inline u32 lookup_1(u32 i, u32 a, u32 b, u32 c, u32 d) {
+  const u8x64 t = (u8x64)(u32x16)JOIN_TABLE(a, b, c, d);
+  return (u32)t[i & 15] | (u32)t[i >> 8 & 15] << 8 | (u32)t[i >> 16 & 15] << 16 | (u32)t[i >> 24 & 15] << 24;
+}
+#define LOOKUPS(n, T) \
+  static inline T lookup_low_##n(T i, T a, T b, T c, T d) { return lookup_##n(i & (T)0x0f0f0f0fu, FIRST_##n(a), FIRST_##n(b), FIRST_##n(c), FIRST_##n(d)); } \
+  static inline T lookup_high_##n(T i, T a, T b, T c, T d) { return lookup_low_##n(i >> (T)4u, a, b, c, d); }
+#define FIRST_1(v) (v)
+#define FIRST_16(v) ((v).x)
+LOOKUPS(1, u32) LOOKUPS(16, u32x16)
 )";
 
 constexpr const char* kDotBf16 = R"(
@@ -287,6 +312,7 @@ class CpuRenderer final : public CRenderer {
       case Fn::ReduceMax: return "reduce_max_" + std::string(elem_name(t.elem)) + "(" + list + ")";
       case Fn::Dot4: return "dot4(" + list + ")";
       case Fn::Dot4Small: return "dot4_small(" + list + ")";
+      case Fn::LookupLow: case Fn::LookupHigh: return std::string(fn_name(fn)) + "_" + std::to_string(t.lanes) + "(" + list + ")";
       case Fn::DotBf16: return "dot_bf16(" + list + ")";
       default: break;  // GPU kernels'
     }

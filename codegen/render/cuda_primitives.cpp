@@ -15,6 +15,19 @@ DEVICE f32 bf16_f32(u16 h) { return __builtin_bit_cast(f32, (u32)h << 16); }
 DEVICE f32 abs_f32(f32 x) { return __builtin_bit_cast(f32, __builtin_bit_cast(u32, x) & 0x7fffffffu); }
 )";
 
+// What is made of the target's own primitives. A permutation chooses of eight bytes by three bits, and once more by the fourth.
+constexpr const char* kMade = R"(
+DEVICE u32 lookup_four(u32 at, u32 a, u32 b, u32 c, u32 d) {
+  return byte_permute(byte_permute(a, b, at & 0x7777), byte_permute(c, d, at & 0x7777), (at & 0x8888) >> 1 | 0x3210);
+}
+DEVICE u32 lookup_low(u32 at, u32 a, u32 b, u32 c, u32 d) {
+  return byte_permute(lookup_four(at, a, b, c, d), lookup_four(at >> 16, a, b, c, d), 0x6420);
+}
+DEVICE u32 lookup_high(u32 at, u32 a, u32 b, u32 c, u32 d) {
+  return byte_permute(lookup_four(at, a, b, c, d), lookup_four(at >> 16, a, b, c, d), 0x7531);
+}
+)";
+
 // How a kernel's body waits for what comes before it: alone in a launch, or as one of many within one.
 constexpr const char* kPhases = R"(
 struct Alone {};
@@ -297,8 +310,8 @@ std::string wgmma(int n) {
 
 std::string cuda_primitives(CudaTarget target) {
   const std::string products = "#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n" + wgmma(64) + wgmma(128) + wgmma(256) + "#endif\n";
-  return target == CudaTarget::Device ? std::string("#define DEVICE __device__ __forceinline__\n") + kCommon + kDevice + products + kPhases
-                                      : std::string("#define DEVICE static inline __attribute__((always_inline))\n") + kCommon + kEmulated + kPhases;
+  return target == CudaTarget::Device ? std::string("#define DEVICE __device__ __forceinline__\n") + kCommon + kDevice + products + kMade + kPhases
+                                      : std::string("#define DEVICE static inline __attribute__((always_inline))\n") + kCommon + kEmulated + kMade + kPhases;
 }
 
 }  // namespace prism::codegen

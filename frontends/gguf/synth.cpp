@@ -23,8 +23,8 @@ constexpr Shape kShapes[] = {
 #include "frontends/gguf/shapes.def"
 };
 
-constexpr std::string_view kTypes[] = {"f32",  "f16",  "bf16", "q4_0", "q4_1", "q5_0",
-                                       "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "q4_k_m"};
+constexpr std::string_view kTypes[] = {"f32",  "f16",  "bf16", "q4_0", "q4_1", "q5_0", "q5_1",   "q8_0",
+                                       "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "q4_k_m"};
 
 std::string_view nearest(std::string_view text, std::span<const std::string_view> names) {
   return *std::ranges::min_element(
@@ -35,8 +35,14 @@ std::string_view nearest(std::string_view text, std::span<const std::string_view
 ir::DType fitting(ir::DType type, int64_t row) {
   using enum ir::DType;
   if (row % int64_t(ir::info(type).block) == 0) return type;
-  const ir::DType smaller = type == Q4_K ? Q5_0 : type == Q5_K ? Q5_1 : type == Q6_K ? Q8_0 : F16;
-  return fitting(smaller, row);
+  switch (type) {
+    case Q2_K: case Q3_K: return fitting(Q4_0, row);
+    case Q4_K: return fitting(Q5_0, row);
+    case Q5_K: return fitting(Q5_1, row);
+    case Q6_K: return fitting(Q8_0, row);
+    case IQ4_XS: return fitting(IQ4_NL, row);
+    default: return F16;
+  }
 }
 
 /// A matrix's type in q4_k_m. `layer` is -1 outside the blocks.

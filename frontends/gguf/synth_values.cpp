@@ -127,6 +127,31 @@ void q4_k(Words& w, const Scales& s, uint8_t* b) {
   w.bytes<16>(b + 16);
 }
 
+void q2_k(Words& w, const Scales& s, uint8_t* b) {
+  w.bytes<10>(b);
+  for (int j = 0; j < 16; ++j) {  // 8 to 15, whose minimums are the same numbers
+    const int scale = (b[j] & 7) | 8;
+    b[j] = uint8_t(scale | scale << 4);
+  }
+  store(b + 80, s[w.next() & 15]);
+}
+
+/// A scale of 16 to 31 of either sign in 6 bits, 32 added, from 5.
+int signed_scale(uint64_t r) { return 32 + int(r & 16 ? -(r & 15) - 16 : (r & 15) + 16); }
+
+void q3_k(Words& w, const Scales& s, uint8_t* b) {
+  w.bytes<12>(b);
+  const uint64_t r = w.next(), signs = w.next();
+  uint8_t packed[12] = {};
+  for (int j = 0; j < 16; ++j) {
+    const int scale = signed_scale((r >> 4 * j & 15) | (signs >> (j + 4) & 1) << 4);
+    packed[j % 8] |= uint8_t((scale & 15) << j / 8 * 4);
+    packed[8 + j % 4] |= uint8_t(scale >> 4 << j / 4 * 2);
+  }
+  std::memcpy(b + 96, packed, sizeof packed);
+  store(b + 108, s[signs & 15].d);
+}
+
 void q5_k(Words& w, const Scales& s, uint8_t* b) {
   k_scales(w, s, b);
   w.bytes<20>(b + 16);
@@ -139,6 +164,21 @@ void q6_k(Words& w, const Scales& s, uint8_t* b) {
     b[192 + j] = uint8_t(r < 0 ? -magnitude : magnitude);
   }
   store(b + 208, s[w.next() & 15].d);
+}
+
+void iq4_xs(Words& w, const Scales& s, uint8_t* b) {
+  const uint64_t r = w.next();
+  uint32_t low = 0;
+  uint16_t high = 0;
+  for (int j = 0; j < 8; ++j) {
+    const int scale = signed_scale(r >> (5 * j + 4));
+    low |= uint32_t(scale & 15) << 4 * j;
+    high |= uint16_t(scale >> 4 << 2 * j);
+  }
+  store(b, s[r & 15].d);
+  store(b + 2, high);
+  store(b + 4, low);
+  w.bytes<16>(b + 8);
 }
 
 struct Format {
@@ -156,15 +196,25 @@ constexpr double mean_square(int lo, int hi, double centre = 0) {
   return sum / (hi - lo + 1);
 }
 
+constexpr double iq4_mean_square() {
+  double sum = 0;
+  for (int v : ir::kIq4Values) sum += v * v;
+  return sum / 16;
+}
+
 constexpr Format kFormats[] = {
     {ir::DType::Q4_0, q4_0, 3, mean_square(-8, 7), 0},
     {ir::DType::Q4_1, q4_1, 3, mean_square(0, 15, 7.5), -7.5},
     {ir::DType::Q5_0, q5_0, 3, mean_square(-16, 15), 0},
     {ir::DType::Q5_1, q5_1, 3, mean_square(0, 31, 15.5), -15.5},
     {ir::DType::Q8_0, q8_0, 5, mean_square(-127, 127) * 255 / 256, 0},
+    {ir::DType::Q2_K, q2_k, 11, mean_square(8, 15) * mean_square(0, 3, 1.5), 1.5},
+    {ir::DType::Q3_K, q3_k, 14, mean_square(16, 31) * mean_square(-4, 3), 0},
     {ir::DType::Q4_K, q4_k, 18, mean_square(32, 63) * mean_square(0, 15, 7.5), 7.5},
     {ir::DType::Q5_K, q5_k, 22, mean_square(32, 63) * mean_square(0, 31, 15.5), 15.5},
     {ir::DType::Q6_K, q6_k, 27, mean_square(64, 127) * mean_square(-32, 31), 0},
+    {ir::DType::IQ4_NL, q4_0, 3, iq4_mean_square(), 0},
+    {ir::DType::IQ4_XS, iq4_xs, 17, mean_square(16, 31) * iq4_mean_square(), 0},
 };
 
 Scales scales_for(const Format& f, double deviation) {

@@ -15,8 +15,12 @@ namespace prism {
 
 using ir::DType;
 
-constexpr DType kFormats[] = {DType::F32,  DType::F16,  DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q5_0,
-                              DType::Q5_1, DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K};
+constexpr DType kFormats[] = {DType::F32,  DType::F16,  DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q5_0,   DType::Q5_1,  DType::Q8_0,
+                              DType::Q2_K, DType::Q3_K, DType::Q4_K, DType::Q5_K, DType::Q6_K, DType::IQ4_NL, DType::IQ4_XS};
+
+/// Where the f16 scale of a block stands; a minimum comes after it.
+inline size_t scale_at(DType t) { return t == DType::Q2_K ? 80 : t == DType::Q3_K ? 108 : t == DType::Q6_K ? 208 : 0; }
+inline bool has_minimum(DType t) { return t == DType::Q4_1 || t == DType::Q5_1 || t == DType::Q2_K || t == DType::Q4_K || t == DType::Q5_K; }
 
 /// Random bytes in the format's layout with scales of a sane size.
 inline std::vector<uint8_t> random_weights(DType t, int64_t elements, std::mt19937& rng) {
@@ -41,8 +45,8 @@ inline std::vector<uint8_t> random_weights(DType t, int64_t elements, std::mt199
     } else {
       for (size_t i = 0; i < f.bytes; ++i) p[i] = uint8_t(rng());
       const float scale = f.block == 256 ? 0.01f : 0.1f;
-      half(t == DType::Q6_K ? 208 : 0, value(rng) * scale);
-      if (t == DType::Q4_1 || t == DType::Q5_1 || t == DType::Q4_K || t == DType::Q5_K) half(2, value(rng) * scale);
+      half(scale_at(t), value(rng) * scale);
+      if (has_minimum(t)) half(scale_at(t) + 2, value(rng) * scale);
     }
   }
   return bytes;

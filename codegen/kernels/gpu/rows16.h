@@ -3,6 +3,7 @@
 #pragma once
 
 #include "codegen/kernels/region.h"
+#include "codegen/pack.h"
 
 namespace prism::codegen {
 
@@ -15,11 +16,11 @@ class Rows16Lane {
  public:
   /// quad, word: i32 in [0, 4). The lane's first word is j, or, where `swapped` is 1 and not 0, j+4.
   Rows16Lane(kir::Builder& b, ir::DType format, const kir::Buffer& w, kir::Ex quad, kir::Ex word, kir::Ex swapped = 0)
-      : b_(b), format_(format), w_(w), quad_(quad), word_(word), swapped_(swapped) {}
+      : b_(b), f_(rows16_format(format)), w_(w), quad_(quad), word_(word), swapped_(swapped) {}
 
-  int parts() const { return format_ == ir::DType::Q6_K ? 2 : 1; }
-  bool small() const { return format_ != ir::DType::Q8_0; }   ///< bytes at most 63
-  int middle() const;                                         ///< the byte whose value is 0 in all rows; 0: there is none
+  int parts() const { return f_.parts; }
+  bool small() const { return f_.small(); }   ///< bytes at most 63
+  int middle() const { return f_.zero; }      ///< the byte whose value is 0 in all rows; 0: there is none
   /// What the lane loads of block k of the group that begins at byte `base` (i64).
   std::vector<kir::Ex> load(kir::Ex base, kir::Ex k) const;
   LaneWeights weights(const std::vector<kir::Ex>& raw, int row) const;   ///< row in [0, 4)
@@ -29,8 +30,10 @@ class Rows16Lane {
   kir::Ex halves(kir::Ex at) const { return b_.load({kir::Elem::F16, 4}, w_, at + cast(kir::Elem::I64, quad_ * 8)); }
   kir::Ex bytes(kir::Elem e, kir::Ex at) const { return b_.load({e, 4}, w_, at + cast(kir::Elem::I64, quad_ * 4)); }
 
+  kir::Ex part(int p) const { return p == 0 ? swapped_ : kir::Ex(1) - swapped_; }   ///< of the 32 columns, that has word p of the lane
+
   kir::Builder& b_;
-  ir::DType format_;
+  const Rows16Format& f_;
   const kir::Buffer& w_;
   kir::Ex quad_, word_, swapped_;
 };
