@@ -12,7 +12,7 @@
 
 namespace prism::rt {
 
-inline constexpr uint32_t kPrxVersion = 1;
+inline constexpr uint32_t kPrxVersion = 2;
 inline constexpr uint64_t kSegmentAlignment = 4096;   // of the weight segment in the file
 inline constexpr uint64_t kWeightAlignment = 64;      // of a weight in the segment
 inline constexpr uint64_t kHashedBytes = 4ull << 20;  // of weights per hash

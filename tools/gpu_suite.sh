@@ -110,7 +110,7 @@ stage_speed() {
 
 stage_bench() {
   # A step for each group: making the weights takes longer than the measurement.
-  local groups=(attention_prefill attention_decode linear/{bf16,q8_0,q4_k,f16,q6_k,q4_0,q5_k,q4_1,q5_0,q5_1,f32}) group
+  local groups=(attention_prefill attention_decode linear/{bf16,q8_0,q4_k,f16,q6_k,q4_0,q5_k,q4_1,q5_0,q5_1,iq4_xs,iq4_nl,q3_k,q2_k,f32}) group
   [[ -z $quick ]] || groups=(linear/bf16)
   for group in "${groups[@]}"; do
     step "bench-${group/\//-}" 180 "${with_libraries[@]}" "$here/bin/prism_bench_gpu_kernels" --benchmark_format=json \

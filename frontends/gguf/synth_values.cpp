@@ -139,8 +139,17 @@ void q2_k(Words& w, const Scales& s, uint8_t* b) {
 /// A scale of 16 to 31 of either sign in 6 bits, 32 added, from 5.
 int signed_scale(uint64_t r) { return 32 + int(r & 16 ? -(r & 15) - 16 : (r & 15) + 16); }
 
+/// Codes of -3 to 3: what would be -4, and correlate weights of one scale, becomes 0.
 void q3_k(Words& w, const Scales& s, uint8_t* b) {
   w.bytes<12>(b);
+  for (int i = 0; i < 8; ++i) {
+    uint64_t high, low;
+    std::memcpy(&high, b + i % 4 * 8, 8);
+    std::memcpy(&low, b + 32 + i * 8, 8);
+    const uint64_t zero = ~(low | low >> 1);  // bits 0, 2, 4, 6 of each byte
+    for (int j = 0; j < 4; ++j) high |= (zero >> 2 * j & 0x0101010101010101) << (i / 4 * 4 + j);
+    store(b + i % 4 * 8, high);
+  }
   const uint64_t r = w.next(), signs = w.next();
   uint8_t packed[12] = {};
   for (int j = 0; j < 16; ++j) {
@@ -209,7 +218,7 @@ constexpr Format kFormats[] = {
     {ir::DType::Q5_1, q5_1, 3, mean_square(0, 31, 15.5), -15.5},
     {ir::DType::Q8_0, q8_0, 5, mean_square(-127, 127) * 255 / 256, 0},
     {ir::DType::Q2_K, q2_k, 11, mean_square(8, 15) * mean_square(0, 3, 1.5), 1.5},
-    {ir::DType::Q3_K, q3_k, 14, mean_square(16, 31) * mean_square(-4, 3), 0},
+    {ir::DType::Q3_K, q3_k, 14, mean_square(16, 31) * mean_square(-3, 3) * 7 / 8, 0},
     {ir::DType::Q4_K, q4_k, 18, mean_square(32, 63) * mean_square(0, 15, 7.5), 7.5},
     {ir::DType::Q5_K, q5_k, 22, mean_square(32, 63) * mean_square(0, 31, 15.5), 15.5},
     {ir::DType::Q6_K, q6_k, 27, mean_square(64, 127) * mean_square(-32, 31), 0},

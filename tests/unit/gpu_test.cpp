@@ -367,11 +367,14 @@ TEST(Gpu, Functions) {
   const Ex v = b.let(b.load(x, b.thread()));
   const Ex half = b.let(cast(Elem::F16, v)), brain = b.let(cast(Elem::BF16, v));
   const Ex bytes = b.let(bitcast({Elem::U32, 1}, v)), dot = call(Fn::Dot4, {b.thread(), bytes, bitcast({Elem::I32, 1}, v)});
+  LookupTable squares;
+  for (size_t i = 0; i < 16; ++i) squares[i] = uint8_t(255 - i * i);
   const Ex results[] = {call(Fn::Exp, {v}), call(Fn::Tanh, {v}), call(Fn::Erf, {v}), call(Fn::Sqrt, {call(Fn::Abs, {v})}),
                         call(Fn::SinTurns, {v * 0.5}), call(Fn::CosTurns, {v * 0.5}), call(Fn::RoundEven, {v * 4.0}),
                         fma(v, v, 1.0), cast(Elem::F32, half), cast(Elem::F32, brain), b.load(table, b.thread() % 4),
                         call(Fn::Exp2Coarse, {v - 1.0}), cast(Elem::F32, dot),
-                        cast(Elem::F32, select(v < Ex(0.0), constant({Elem::F16, 1}, -1.5), constant({Elem::F16, 1}, 3)))};
+                        cast(Elem::F32, select(v < Ex(0.0), constant({Elem::F16, 1}, -1.5), constant({Elem::F16, 1}, 3))),
+                        cast(Elem::F32, lookup(Fn::LookupLow, bytes, squares) & 0xffffff), cast(Elem::F32, lookup(Fn::LookupHigh, bytes, squares) >> 8)};
   int row = 0;
   for (const Ex& r : results) b.store(out, b.thread() + 32 * row++, r);
   const Kernel k = b.finish();
@@ -385,9 +388,14 @@ TEST(Gpu, Functions) {
     uint8_t byte[4];
     std::memcpy(byte, &f, 4);
     for (uint8_t value : byte) sum += int(value) * int8_t(value);
+    uint32_t low = 0, high = 0;
+    for (int j = 0; j < 3; ++j) {
+      low |= uint32_t(squares[byte[j] & 15]) << 8 * j;
+      high |= uint32_t(squares[byte[j + 1] >> 4]) << 8 * j;
+    }
     const float expected[] = {std::exp(f), std::tanh(f), std::erf(f), std::sqrt(std::fabs(f)), std::sin(pi * f), std::cos(pi * f),
                               std::nearbyint(4 * f), std::fma(f, f, 1.0f), f16_to_f32(f32_to_f16(f)), bf16_to_f32(f32_to_bf16(f)),
-                              std::vector<float>{3, 5, 7, 11}[i % 4], std::exp2(f - 1), float(sum), f < 0 ? -1.5f : 3.0f};
+                              std::vector<float>{3, 5, 7, 11}[i % 4], std::exp2(f - 1), float(sum), f < 0 ? -1.5f : 3.0f, float(low), float(high)};
     for (size_t r = 0; r < std::size(expected); ++r) EXPECT_NEAR(values[r * 32 + i], expected[r], 1e-6) << r;
   }
 }

@@ -349,6 +349,13 @@ TEST(Kir, VerifierRejectsStoresToInputsAndMixedTypes) {
   const kir::Buffer f = c.arg("f", kir::Elem::F32), i = c.arg("i", kir::Elem::I32), out = c.arg("out", kir::Elem::F32, true);
   c.store(out, 0, c.load(f, 0) + c.load(i, 0));
   EXPECT_FALSE(kir::verify(c.finish()));
+
+  kir::Builder d("k", {});
+  const kir::Buffer n = d.arg("n", kir::Elem::I32, true);
+  d.store(n, 0, kir::lookup(kir::Fn::LookupLow, d.load(n, 0), {}));
+  status = kir::verify(d.finish());
+  ASSERT_FALSE(status);
+  EXPECT_NE(status.message().find("lookup_low of i32, expected u32"), std::string::npos) << status.message();
 }
 
 }  // namespace

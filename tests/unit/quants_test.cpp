@@ -96,6 +96,42 @@ TEST(Quants, BlocksK) {
   check_k(DType::Q5_K, 5);
 }
 
+/// q2_k and q3_k: bits 0 and 1 of weight i.
+Bytes low_pairs(const std::vector<int>& q) {
+  Bytes qs(64);
+  for (int i = 0; i < 256; ++i) qs[size_t(i / 128 * 32 + i % 32)] |= uint8_t((q[size_t(i)] & 3) << i % 128 / 32 * 2);
+  return qs;
+}
+
+TEST(Quants, Q2K) {
+  Block b;
+  b.random_q(256, 2);
+  Bytes scales;
+  for (int i = 0; i < 16; ++i) scales.push_back(uint8_t(b.rng()));
+  for (const Bytes& part : {scales, low_pairs(b.q)}) b.bytes.insert(b.bytes.end(), part.begin(), part.end());
+  put_half(b.bytes, b.d);
+  put_half(b.bytes, 0.5f);
+  const auto y = b.read(DType::Q2_K);
+  for (int i = 0; i < 256; ++i) EXPECT_EQ(y[i], b.d * float(scales[i / 16] & 15) * float(b.q[i]) - 0.5f * float(scales[i / 16] >> 4)) << i;
+}
+
+TEST(Quants, Q3K) {
+  Block b;
+  b.random_q(256, 3);
+  Bytes high(32), scales(12);
+  int sc[16];
+  for (int i = 0; i < 256; ++i) high[i % 32] |= uint8_t((b.q[i] >> 2) << i / 32);
+  for (int i = 0; i < 16; ++i) {
+    sc[i] = int(b.rng() & 63);
+    scales[i % 8] |= uint8_t((sc[i] & 15) << (i < 8 ? 0 : 4));
+    scales[8 + i % 4] |= uint8_t((sc[i] >> 4) << i / 4 * 2);
+  }
+  for (const Bytes& part : {high, low_pairs(b.q), scales}) b.bytes.insert(b.bytes.end(), part.begin(), part.end());
+  put_half(b.bytes, b.d);
+  const auto y = b.read(DType::Q3_K);
+  for (int i = 0; i < 256; ++i) EXPECT_EQ(y[i], b.d * float(sc[i / 16] - 32) * float(b.q[i] - 4)) << i;
+}
+
 TEST(Quants, Q6K) {
   Block b;
   b.random_q(256, 6);
@@ -110,6 +146,37 @@ TEST(Quants, Q6K) {
   put_half(b.bytes, b.d);
   const auto y = b.read(DType::Q6_K);
   for (int i = 0; i < 256; ++i) EXPECT_EQ(y[i], b.d * float(int8_t(scales[i / 16])) * float(b.q[i] - 32)) << i;
+}
+
+/// 16 bytes for each 32 weights: the first 16 in low nibbles.
+void put_nibbles(Bytes& b, const std::vector<int>& q) {
+  for (size_t at = 0; at < q.size(); at += 32)
+    for (size_t j = at; j < at + 16; ++j) b.push_back(uint8_t(q[j] | q[j + 16] << 4));
+}
+
+TEST(Quants, IQ4) {
+  const int values[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  Block nl;
+  nl.random_q(32, 4);
+  put_half(nl.bytes, nl.d);
+  put_nibbles(nl.bytes, nl.q);
+  const auto y = nl.read(DType::IQ4_NL);
+  for (int i = 0; i < 32; ++i) EXPECT_EQ(y[i], nl.d * float(values[nl.q[i]])) << i;
+
+  Block xs;
+  xs.random_q(256, 4);
+  int sc[8];
+  uint8_t scales[6] = {};
+  for (int i = 0; i < 8; ++i) {
+    sc[i] = int(xs.rng() & 63);
+    scales[i / 4] |= uint8_t((sc[i] >> 4) << i % 4 * 2);
+    scales[2 + i / 2] |= uint8_t((sc[i] & 15) << i % 2 * 4);
+  }
+  put_half(xs.bytes, xs.d);
+  xs.bytes.insert(xs.bytes.end(), scales, scales + 6);
+  put_nibbles(xs.bytes, xs.q);
+  const auto z = xs.read(DType::IQ4_XS);
+  for (int i = 0; i < 256; ++i) EXPECT_EQ(z[i], xs.d * float(sc[i / 32] - 32) * float(values[xs.q[i]])) << i;
 }
 
 std::vector<float> random_row(size_t n, float scale) {
@@ -203,7 +270,7 @@ TEST(Quants, TableLookups) {
       EXPECT_EQ(dtype_from_gguf(uint32_t(info(t).gguf_type)), t);
     }
   }
-  EXPECT_FALSE(dtype_from_name("q3_k"));
+  EXPECT_FALSE(dtype_from_name("q3_j"));
   EXPECT_FALSE(dtype_from_gguf(UINT32_MAX));  // -1 in the table means none
   EXPECT_EQ(info(DType::Q4_1).block, 32u);
 }

@@ -140,7 +140,7 @@ TEST(Synth, TypesOfAMixAndOfRowsThatDoNotFit) {
   EXPECT_EQ(type("synth:llama-3.1-8b:vocab=300", "output.weight"), Q6_K);
   EXPECT_EQ(type("synth:gpt2", "blk.5.attn_qkv.weight"), Q5_K);
   // 576 columns are no multiple of 256, 1536 are.
-  for (const auto& [wanted, instead] : {std::pair{Q4_K, Q5_0}, {Q5_K, Q5_1}, {Q6_K, Q8_0}, {Q4_0, Q4_0}}) {
+  for (const auto& [wanted, instead] : {std::pair{Q2_K, Q4_0}, {Q3_K, Q4_0}, {Q4_K, Q5_0}, {Q5_K, Q5_1}, {Q6_K, Q8_0}, {IQ4_XS, IQ4_NL}, {Q4_0, Q4_0}}) {
     const std::string path = "synth:smollm2-135m:" + std::string(ir::info(wanted).name);
     EXPECT_EQ(type(path, "blk.0.attn_q.weight"), instead);
     EXPECT_EQ(type(path, "blk.0.ffn_down.weight"), wanted);
