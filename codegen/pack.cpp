@@ -89,9 +89,14 @@ Bits bits_of(const uint8_t* src, int shift, int bits) {
 template <int bits>
 void store_planes(Out& o, int64_t at, const Bits& b) {
   const uint64_t even[] = {b.eight[0] | b.eight[2] << 4, b.eight[1] | b.eight[3] << 4};   // words 0, 1 (4, 5) and 2, 3 (6, 7)
-  uint32_t planes[bits] = {};
-  for (int j = 0; j < 4; ++j) planes[plane_of(bits, j)] |= uint32_t(even[j / 2] >> 32 * (j % 2)) << shift_of(bits, j);
-  for (int p = 0; p < bits; ++p) o.word(at + 64 * p, planes[p]);
+  const auto word = [&](int j) { return uint32_t(even[j / 2] >> 32 * (j % 2)) << shift_of(bits, j); };
+  if constexpr (bits == 4) {
+    for (int j = 0; j < 4; ++j) o.word(at + 64 * j, word(j));
+  } else if constexpr (bits == 2) {
+    for (int p = 0; p < 2; ++p) o.word(at + 64 * p, word(2 * p) | word(2 * p + 1));
+  } else {
+    o.word(at, word(0) | word(1) | word(2) | word(3));
+  }
 }
 
 /// 16 bytes whose low nibbles are weights 0..15, the high ones 16..31: just the planes.

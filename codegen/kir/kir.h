@@ -53,9 +53,9 @@ enum class Fn : uint8_t {
   ReduceAdd, ReduceMax,   ///< vector to scalar, fixed order (halving)
   Dot4,       ///< i32 acc + sum over 4 bytes of u8(a)*i8(b), per lane; a, b: u32 / i32 lanes
   Dot4Small,  ///< the same when every byte of a is at most 63, so that 16-bit pair sums cannot overflow
-  DotBf16,    ///< f32 acc + the products of two bf16, per lane; a, b: pairs in u32 lanes. CPUs only
   LookupLow,  ///< u32 of the bytes that the low nibbles of args[0]'s bytes choose of the 16 in args[1] to args[4]
   LookupHigh, ///< the same with the high nibbles
+  DotBf16,    ///< f32 acc + the products of two bf16, per lane; a, b: pairs in u32 lanes. CPUs only
   // GPUs only, except AtomicAdd
   PackF16,      ///< two f32 rounded to f16 in a u32, the first in the low half
   PackBf16,     ///< the same to bf16

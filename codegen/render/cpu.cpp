@@ -312,8 +312,8 @@ class CpuRenderer final : public CRenderer {
       case Fn::ReduceMax: return "reduce_max_" + std::string(elem_name(t.elem)) + "(" + list + ")";
       case Fn::Dot4: return "dot4(" + list + ")";
       case Fn::Dot4Small: return "dot4_small(" + list + ")";
-      case Fn::DotBf16: return "dot_bf16(" + list + ")";
       case Fn::LookupLow: case Fn::LookupHigh: return std::string(fn_name(fn)) + "_" + std::to_string(t.lanes) + "(" + list + ")";
+      case Fn::DotBf16: return "dot_bf16(" + list + ")";
       default: break;  // GPU kernels'
     }
     return {};
