@@ -30,19 +30,19 @@ MODELS = {
 
 SETS = {
     "cpu": [
-        Row("smollm2-q4_1", "prefill", 512),
-        Row("smollm2-q4_1", "decode", 64),
-        Row("smollm2-q4_1", "prefill", 512, threads=1),
-        Row("smollm2-q4_1", "decode", 64, threads=1),
-        Row("gemma3-q4_k_m", "prefill", 512),
-        Row("gemma3-q4_k_m", "decode", 64),
-        Row("qwen2.5-q4_k_m", "prefill", 512),
-        Row("qwen2.5-q4_k_m", "decode", 64),
-        Row("smollm2-q4_1", "decode", 32, depth=4096),
-        Row("smollm2-q4_1", "prefill", 4096),
-        Row("smollm2-f16", "decode", 32),
-        Row("smollm2-q8_0", "decode", 32),
-        Row("smollm2-q4_0", "decode", 32),
+        Row("smollm2-q4_1", "prefill", 512, bar=10),
+        Row("smollm2-q4_1", "decode", 64, bar=3),
+        Row("smollm2-q4_1", "prefill", 512, threads=1, bar=9),
+        Row("smollm2-q4_1", "decode", 64, threads=1, bar=2.4),
+        Row("gemma3-q4_k_m", "prefill", 512, bar=5),
+        Row("gemma3-q4_k_m", "decode", 64, bar=2),
+        Row("qwen2.5-q4_k_m", "prefill", 512, bar=2.3),
+        Row("qwen2.5-q4_k_m", "decode", 64, bar=1.3),
+        Row("smollm2-q4_1", "decode", 32, depth=4096, bar=3.3),
+        Row("smollm2-q4_1", "prefill", 4096, bar=8),
+        Row("smollm2-f16", "decode", 32, bar=1.25),
+        Row("smollm2-q8_0", "decode", 32, bar=1.7),
+        Row("smollm2-q4_0", "decode", 32, bar=2),
     ],
 }
 
