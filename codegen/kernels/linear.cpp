@@ -17,8 +17,9 @@ using ir::Op;
 namespace {
 
 constexpr int kTileTokens = 12;       // tokens at once, at most; as many accumulators
+constexpr int64_t kWideOutputs = 2048; // from so many on, a task of dense weights is 4 groups: fewer would be too few tasks
 constexpr int64_t kPanelTokens = 24;  // from so many on, compact weights are unpacked once for all
-constexpr int64_t kPrefetchBytes = 4096;  // ahead of the weights of few tokens, which come from memory
+constexpr int64_t kPrefetchBytes = 8192;  // ahead of the weights of few tokens, which come from memory
 constexpr size_t kInTurn = 4;         // tokens whose products alternate
 constexpr int kMatrixTokens = 32;     // tokens at once with matrix registers
 
@@ -53,7 +54,8 @@ class Linear {
       }
       if (o.op == Op::Quantize) groups_ *= 2;
     }
-    if (rows != ir::Dim(1) && groups_ == 1 && n_ % (2 * kLanes) == 0) groups_ = 2;
+    if ((rows != ir::Dim(1) || !quantized) && groups_ == 1 && n_ % (2 * kLanes) == 0) groups_ = 2;
+    if (!quantized && groups_ == 2 && n_ % (4 * kLanes) == 0 && n_ >= kWideOutputs) groups_ = 4;
     if (groups_ > 1 && n_ % (kLanes * groups_)) return r_.unsupported(*linear_, "output size is not a multiple of " + std::to_string(kLanes * groups_));
 
     slot_tokens_ = matrix ? kMatrixTokens : kTileTokens;
@@ -75,7 +77,7 @@ class Linear {
     } else {
       const Ex m = b_.let(r_.dim(rows));
       if (groups_ % 2 == 0 && quantized) PRISM_CHECK(panel_tiles(m, done));
-      for (int t : quantized ? std::vector{4, 2, 1} : std::vector{kTileTokens, 4, 1}) PRISM_CHECK(tiles(m, done, t, [&](Ex t0) { return tile(t0, t); }));
+      for (int t : quantized ? std::vector{8, 4, 2, 1} : std::vector{kTileTokens, 8, 4, 2, 1}) PRISM_CHECK(tiles(m, done, t, [&](Ex t0) { return tile(t0, t); }));
     }
     return r_.finish(ir::Dim(ceil_div_(n_, kLanes * groups_)));
   }
@@ -166,17 +168,13 @@ class Linear {
 
   /// Computes and stores all outputs of this task for tokens t0 .. t0+t-1.
   Status tile(Ex t0, int t) {
-    if (pairs_) {
-      for (int g = 0; g < groups_; g += 2) dot_pairs(g, std::min(2, groups_ - g), t0, t);
-      return epilogues(t0, Ex(t));
-    }
-    for (int g = 0; g < groups_; ++g) {
-      std::vector<Ex> acc;
-      for (int i = 0; i < t; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
-      const Ex group = b_.let(first_group_ + Ex(g));
-      if (ir::info(format_).quantized) dot_quantized(group, t0, acc);
-      else dot_dense(group, t0, acc);
-      store_sums(g, acc);
+    const bool quantized = ir::info(format_).quantized && !pairs_;
+    const int together = quantized ? 1 : t <= 4 && !pairs_ ? 4 : 2;
+    for (int g = 0; g < groups_; g += together) {
+      const int wide = std::min(together, groups_ - g);
+      if (quantized) dot_quantized(g, t0, t);
+      else if (pairs_) dot_pairs(g, wide, t0, t);
+      else dot_dense(g, wide, t0, t);
     }
     return epilogues(t0, Ex(t));
   }
@@ -258,11 +256,14 @@ class Linear {
   /// What integer sums of weights without minima begin with: they are of bytes that have `zero` added.
   Ex start(Ex row, Ex k, int p) { return b_.let(minus_sum(row, k, p) << std::countr_zero(unsigned(block_.zero))); }
 
-  void dot_quantized(Ex group, Ex t0, const std::vector<Ex>& acc) {
+  void dot_quantized(int g, Ex t0, int t) {
     const Buffer& x = r_.buffer(x_);
-    std::vector<Ex> row;
-    for (size_t i = 0; i < acc.size(); ++i) row.push_back(b_.let((t0 + Ex(int64_t(i))) * row_bytes()));
-    for_each_block(b_, format_, r_.buffer(linear_->operand(1)), group, k_, {}, kPrefetchBytes, [&](Ex k, const WeightBlock& w) {
+    std::vector<Ex> row, acc;
+    for (int i = 0; i < t; ++i) {
+      row.push_back(b_.let((t0 + Ex(i)) * row_bytes()));
+      acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
+    }
+    for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, kPrefetchBytes, [&](Ex k, const WeightBlock& w) {
       const int words = 8 / w.parts;
       block_ = w;
       std::vector<Ex> minus_minimum;
@@ -291,37 +292,47 @@ class Linear {
         }
       }
     });
+    store_sums(g, acc);
   }
 
-  /// Sums of `wide` groups.
-  void dot_pairs(int g, int wide, Ex t0, int t) {
-    const Buffer& x = r_.buffer(x_);
+  /// Sums of `wide` groups: for each of `steps`, what step(sum, weights, activations) makes of weights(group, step) and
+  /// activations(row, step), rows being those of x.
+  void dot_wide(int g, int wide, Ex t0, int t, int64_t steps, const std::function<Ex(int, Ex)>& weights, const std::function<Ex(Ex, Ex)>& activations,
+                const std::function<Ex(Ex, Ex, Ex)>& step) {
     std::vector<std::vector<Ex>> acc(static_cast<size_t>(wide));
     std::vector<Ex> row;
     for (int i = 0; i < t; ++i) {
       row.push_back(b_.let((t0 + Ex(i)) * k_));
       for (auto& a : acc) a.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
     }
-    b_.for_(0, k_ / 2, 1, [&](Ex k) {
+    b_.for_(0, steps, 1, [&](Ex k) {
       std::vector<Ex> w;
-      for (int j = 0; j < wide; ++j) w.push_back(b_.let(b_.load(bf16_, Ex((g + j) * group_words()) + k * kLanes, kLanes)));
+      for (int j = 0; j < wide; ++j) w.push_back(b_.let(weights(g + j, k)));
       for (size_t i = 0; i < row.size(); ++i) {
-        const Ex pair = b_.let(splat(b_.load({Elem::U32, 1}, x, row[i] + k * 2), kLanes));
-        for (size_t j = 0; j < acc.size(); ++j) b_.assign(acc[j][i], call(Fn::DotBf16, {acc[j][i], w[j], pair}));
+        const Ex v = b_.let(splat(activations(row[i], k), kLanes));
+        for (size_t j = 0; j < acc.size(); ++j) b_.assign(acc[j][i], step(acc[j][i], w[j], v));
       }
     });
     for (int j = 0; j < wide; ++j) store_sums(g + j, acc[size_t(j)]);
   }
 
-  void dot_dense(Ex group, Ex t0, const std::vector<Ex>& acc) {
-    const Buffer &x = r_.buffer(x_), &w = r_.buffer(linear_->operand(1));
-    std::vector<Ex> row;
-    for (size_t i = 0; i < acc.size(); ++i) row.push_back(b_.let((t0 + Ex(int64_t(i))) * k_));
-    const Ex base = b_.let(group * (k_ * kLanes));
-    b_.for_(0, k_, 1, [&](Ex k) {
-      const Ex v = b_.let(cast(Elem::F32, b_.load(w, base + k * kLanes, kLanes)));
-      for (size_t i = 0; i < acc.size(); ++i) b_.assign(acc[i], fma(v, b_.load(x, row[i] + k), acc[i]));
-    });
+  void dot_pairs(int g, int wide, Ex t0, int t) {
+    dot_wide(g, wide, t0, t, k_ / 2, [&](int group, Ex k) { return b_.load(bf16_, Ex(group * group_words()) + k * kLanes, kLanes); },
+             [&](Ex row, Ex k) { return b_.load({Elem::U32, 1}, r_.buffer(x_), row + k * 2); },
+             [](Ex sum, Ex w, Ex v) { return call(Fn::DotBf16, {sum, w, v}); });
+  }
+
+  void dot_dense(int g, int wide, Ex t0, int t) {
+    const Buffer& w = r_.buffer(linear_->operand(1));
+    std::vector<Ex> base;
+    for (int i = 0; i < groups_; ++i) base.push_back(b_.let((first_group_ + Ex(i)) * (k_ * kLanes)));
+    dot_wide(g, wide, t0, t, k_,
+             [&](int group, Ex k) {
+               const Ex at = base[size_t(group)] + k * kLanes;
+               b_.prefetch(w, at + Ex(kPrefetchBytes / 2 / elem_bytes(w.elem)));
+               return cast(Elem::F32, b_.load(w, at, kLanes));
+             },
+             [&](Ex row, Ex k) { return b_.load(r_.buffer(x_), row + k); }, [](Ex sum, Ex w, Ex v) { return fma(w, v, sum); });
   }
 
   /// f32 value of `v` at token t, output columns [n, n+lanes) of v, which are those of group slot `slot`.
