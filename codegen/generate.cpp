@@ -445,13 +445,16 @@ Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>
     return error("weight ", w.name, ": its sources make ", bytes, " bytes, expected ", dst.size());
   };
 
-  if (w.layout == "rows16") {
-    if (!rows16_supports(*dtype)) return error("weight ", w.name, ": ", w.dtype, " has no rows16 layout");
+  const bool swizzled = w.layout == "swizzled";
+  if (w.layout == "rows16" || swizzled) {
+    if (swizzled ? *dtype != DType::BF16 : !rows16_supports(*dtype)) return error("weight ", w.name, ": ", w.dtype, " has no ", w.layout, " layout");
+    const int64_t group_rows = swizzled ? kTileSide : 16, group_bytes = swizzled ? swizzled_group_bytes(columns) : rows16_group_bytes(*dtype, columns);
+    const int64_t groups = ceil_div(rows, group_rows);
     const int64_t row_bytes = columns / int64_t(ir::info(*dtype).block) * int64_t(ir::info(*dtype).bytes);
     for (const SourceTensor& t : parts)
       if (t.dtype != *dtype || t.shape.size() != 2 || t.shape[1] != columns)
         return error("weight ", w.name, ": a source does not match ", w.dtype, " with ", columns, " columns");
-    PRISM_CHECK(expect_bytes(uint64_t(rows16_bytes(*dtype, rows, columns))));
+    PRISM_CHECK(expect_bytes(uint64_t(groups * group_bytes)));
     for (const SourceTensor& t : parts)
       if (w.interleave > 0 && (t.shape[0] != parts[0].shape[0] || t.shape[0] % w.interleave))
         return error("weight ", w.name, ": found a source of ", t.shape[0], " rows, expected ", parts[0].shape[0],
@@ -470,9 +473,12 @@ Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>
       return parts[part].data + r * row_bytes;
     };
     // In slices, so that a large source need not be in memory beside what is made of it.
-    const int64_t groups = ceil_div(rows, 16), slice = std::max<int64_t>(1, (int64_t(1) << 20) / rows16_group_bytes(*dtype, columns));
+    const int64_t slice = std::max<int64_t>(1, (int64_t(1) << 20) / group_bytes);
     for (int64_t g = 0; g < groups; g += slice) {
-      pack_rows16(*dtype, rows, columns, row, g, std::min(g + slice, groups), dst.data() + g * rows16_group_bytes(*dtype, columns));
+      const int64_t end = std::min(g + slice, groups);
+      uint8_t* to = dst.data() + g * group_bytes;
+      if (swizzled) pack_swizzled(rows, columns, row, g, end, to);
+      else pack_rows16(*dtype, rows, columns, row, g, end, to);
       for (size_t p = 0; p < parts.size(); ++p) {
         if (parts[p].done) parts[p].done(parts[p].data + released[p] * row_bytes, size_t((read[p] - released[p]) * row_bytes));
         released[p] = read[p];

@@ -1,5 +1,6 @@
 #include "codegen/pack.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "runtime/base/checked.h"
@@ -236,6 +237,19 @@ void pack_rows16(DType t, int64_t rows, int64_t columns, const std::function<con
     case DType::IQ4_NL: return groups(pack_block32<DType::IQ4_NL>);
     case DType::IQ4_XS: return groups(pack_iq4xs);
     default: return;  // rows16_supports says no
+  }
+}
+
+int64_t swizzled_group_bytes(int64_t columns) { return ceil_div(columns, kTileSide) * kTileSide * kTileSide * 2; }
+
+void pack_swizzled(int64_t rows, int64_t columns, const std::function<const uint8_t*(int64_t)>& row, int64_t begin, int64_t end, uint8_t* dst) {
+  constexpr int64_t chunk = 8, row_bytes = kTileSide * 2;
+  memset(dst, 0, size_t((end - begin) * swizzled_group_bytes(columns)));
+  for (int64_t r = begin * kTileSide; r < std::min(rows, end * kTileSide); ++r) {
+    const uint8_t* from = row(r);
+    uint8_t* to = dst + (r / kTileSide - begin) * swizzled_group_bytes(columns) + r % kTileSide * row_bytes;
+    for (int64_t c = 0; c < columns; c += chunk)
+      memcpy(to + c / kTileSide * kTileSide * row_bytes + (c % kTileSide / chunk ^ r % 8) * chunk * 2, from + c * 2, size_t(std::min(chunk, columns - c)) * 2);
   }
 }
 

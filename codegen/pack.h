@@ -5,6 +5,9 @@
 //                   integer scales that the format has, [16] each, the planes of high bits, those of low bits
 // A plane is a u32 per row. Weights 4j..4j+3 of 32 are the bytes of word j. A plane of all 8 bits is one word; of 4, 2 or 1 bits
 // it has 2, 4 or 8 words, byte beside byte at different bits: see plane_of, shift_of.
+//
+// The Swizzled layout of bf16: tiles of 64 rows by 64 columns, [rows/64][columns/64][64][64], padded with zeros. A tile is 8 KiB
+// that one copy brings to shared memory as matrix products want it: chunk c of row r, 8 columns, is in place c ^ (r % 8).
 #pragma once
 
 #include <array>
@@ -50,8 +53,12 @@ int64_t rows16_block_bytes(ir::DType t);                     ///< 16 rows x one 
 int64_t rows16_group_bytes(ir::DType t, int64_t columns);    ///< 16 rows
 int64_t rows16_bytes(ir::DType t, int64_t rows, int64_t columns);
 
+constexpr int64_t kTileSide = 64;                            ///< Swizzled: rows and columns of a tile
+int64_t swizzled_group_bytes(int64_t columns);               ///< 64 rows
+
 /// Packs groups [begin, end) of a matrix into `dst` (the start of group `begin`); row(i) is the bytes of row i.
 void pack_rows16(ir::DType t, int64_t rows, int64_t columns, const std::function<const uint8_t*(int64_t)>& row,
                  int64_t begin, int64_t end, uint8_t* dst);
+void pack_swizzled(int64_t rows, int64_t columns, const std::function<const uint8_t*(int64_t)>& row, int64_t begin, int64_t end, uint8_t* dst);
 
 }  // namespace prism::codegen

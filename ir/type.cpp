@@ -6,7 +6,7 @@
 
 namespace prism::ir {
 
-static constexpr std::string_view kLayouts[] = {"row_major", "rows16", "tiles"};
+static constexpr std::string_view kLayouts[] = {"row_major", "rows16", "tiles", "swizzled"};
 
 std::string_view layout_name(Layout l) { return kLayouts[size_t(l)]; }
 
@@ -71,7 +71,7 @@ Result<Type> Type::parse(std::string_view text) {
   if (!tail.empty()) {
     const auto layout = tail.size() > 2 && tail.front() == '{' && tail.back() == '}'
                             ? layout_from_name(tail.substr(1, tail.size() - 2)) : std::nullopt;
-    if (!layout || *layout == Layout::RowMajor) return fail("nothing, {rows16} or {tiles} after ']'");
+    if (!layout || *layout == Layout::RowMajor) return fail("nothing, {rows16}, {tiles} or {swizzled} after ']'");
     t.layout = *layout;
   }
   if (t.is_kv() && (t.rank() != 3 || t.layout != Layout::RowMajor)) return fail("kv<dtype>[positions,heads,size]");
@@ -97,9 +97,10 @@ std::optional<int64_t> Type::bytes() const {
     if (!c || *c < 0 || __builtin_mul_overflow(rows, *c, &rows)) return std::nullopt;
   }
   if (layout != Layout::RowMajor) {  // whole groups of 16 rows; kernels read tiles in pairs
-    const int64_t whole = layout == Layout::Tiles ? 32 : 16;
-    if (rows > INT64_MAX - whole) return std::nullopt;
+    const int64_t whole = layout == Layout::Tiles ? 32 : layout == Layout::Swizzled ? 64 : 16;
+    if (rows > INT64_MAX - whole || row > INT64_MAX - whole) return std::nullopt;
     rows = int64_t(round_up(uint64_t(rows), uint64_t(whole)));
+    if (layout == Layout::Swizzled) row = int64_t(round_up(uint64_t(row), uint64_t(whole)));
   }
   int64_t total;
   if (__builtin_mul_overflow(row / format.block, int64_t(format.bytes), &row) ||

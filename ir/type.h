@@ -17,6 +17,7 @@ enum class Layout : uint8_t {
   RowMajor,  ///< as GGUF stores it: rows of blocks
   Rows16,    ///< 16 rows interleaved, for the CPU's matrix kernels: codegen/pack.h
   Tiles,     ///< bf16 in tiles of 16 rows by 32 columns, [rows/16][columns/32][16][32]: what a matrix register holds
+  Swizzled,  ///< bf16 weights in tiles as matrix products of GPUs read them from shared memory: codegen/pack.h
 };
 
 enum class TypeKind : uint8_t { Tensor, Kv };

@@ -59,6 +59,7 @@ class Verifier {
     if (t.layout != Layout::RowMajor && (t.rank() != 2 || t.is_kv())) return fail("type ", t.str(), " needs 2 axes");
     if (t.layout == Layout::Tiles && (t.dtype != DType::BF16 || divides(32, t.dim(-1), m_.ranges()) != Answer::Yes))
       return fail("type ", t.str(), " needs bf16 and a last axis divisible by 32");
+    if (t.layout == Layout::Swizzled && t.dtype != DType::BF16) return fail("type ", t.str(), " needs bf16");
     return ok();
   }
 

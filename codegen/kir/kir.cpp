@@ -389,6 +389,18 @@ void Builder::wgmma_commit() { push({Stmt::Kind::WgmmaCommit}); }
 void Builder::wgmma_wait(int groups) { push({Stmt::Kind::WgmmaWait, -1, Ex(groups).node}); }
 void Builder::async_fence() { push({Stmt::Kind::AsyncFence}); }
 
+void Builder::mbarrier_init(const Buffer& m, Ex index, Ex count) { push({Stmt::Kind::MbarrierInit, m.id, index.node, cast(Elem::I32, count).node}); }
+void Builder::mbarrier_expect(const Buffer& m, Ex index, Ex bytes) { push({Stmt::Kind::MbarrierExpect, m.id, index.node, cast(Elem::I32, bytes).node}); }
+void Builder::mbarrier_wait(const Buffer& m, Ex index, Ex parity) { push({Stmt::Kind::MbarrierWait, m.id, index.node, cast(Elem::I32, parity).node}); }
+
+void Builder::bulk_copy(const Buffer& to, Ex index, const Buffer& from, Ex source, int bytes, const Buffer& m, Ex m_index) {
+  Stmt s{Stmt::Kind::BulkCopy, to.id, index.node, source.node, m_index.node};
+  s.source = from.id;
+  s.second = m.id;
+  s.bytes = bytes;
+  push(std::move(s));
+}
+
 void Builder::wait_at_least(const Buffer& counter, Ex index, Ex value) {
   if (is_const(value)) value = cast(Elem::U32, value);
   push({Stmt::Kind::WaitAtLeast, counter.id, index.node, value.node});

@@ -152,17 +152,20 @@ struct Stmt {
     WaitAtLeast,
     GridWait,                   // until the kernels launched before have ended: see Builder::grid_wait
     Wgmma, WgmmaFence, WgmmaCommit, WgmmaWait, AsyncFence,
+    MbarrierInit, MbarrierExpect, MbarrierWait, BulkCopy,
   } kind;
   int id = -1;                  ///< variable or buffer
   Ref a, b, c;                  ///< Let/Var/Assign: a. Store: index, value. StoreN: index, value, count. For: begin, end, step. If: a. Prefetch: index.
                                 ///< TileLoad/TileStore: index, bytes between rows. AsyncCopy: index, source index, bytes.
                                 ///< AsyncWait, WgmmaWait: groups still under way. WaitAtLeast: index, value
-                                ///< Wgmma: index in `source`, index in `second`
+                                ///< Wgmma: index in `source`, index in `second`. MbarrierX: index; count, bytes, parity
+                                ///< BulkCopy: index, source index, index in `second`
   Block body, otherwise;
   int tile[3] = {};             ///< TileDot: sum, a, b; the others use tile[0]
-  int source = -1;              ///< AsyncCopy: the buffer copied from; Wgmma: that of a
-  int second = -1;              ///< Wgmma: the buffer of b
+  int source = -1;              ///< AsyncCopy, BulkCopy: the buffer copied from; Wgmma: that of a
+  int second = -1;              ///< Wgmma: the buffer of b; BulkCopy: the mbarriers
   int unroll = 0;               ///< For
+  int bytes = 0;                ///< BulkCopy
 };
 
 /// A matrix register (AMX): rows of bytes.
@@ -244,6 +247,14 @@ class Builder {
   void wgmma_commit();                                          ///< closes a group of products
   void wgmma_wait(int groups);                                  ///< until at most the `groups` newest are under way
   void async_fence();                                           ///< what this thread wrote to shared memory, by whatever means, wgmma sees after the next barrier
+  /// Mbarriers, on architectures that have them: elements (i64) of a shared buffer. A phase ends when `count` threads have arrived
+  /// and the bytes they expect have come; the next begins at once. The first phase has parity 0, the next 1, the next 0, ...
+  void mbarrier_init(const Buffer& m, Ex index, Ex count);      ///< by one thread; others see it after the next barrier
+  void mbarrier_expect(const Buffer& m, Ex index, Ex bytes);    ///< arrives, and bulk copies are to bring these bytes
+  void mbarrier_wait(const Buffer& m, Ex index, Ex parity);     ///< until the phase of that parity has ended; what its copies brought is seen after it
+  /// `bytes` bytes from a constant argument to shared memory, by one thread for all; sizes and places are multiples of 16. The mbarrier
+  /// counts them. What threads wrote to the place before needs an async_fence and a barrier.
+  void bulk_copy(const Buffer& to, Ex index, const Buffer& from, Ex source, int bytes, const Buffer& m, Ex m_index);
   void wait_at_least(const Buffer& counter, Ex index, Ex value);  ///< spins on a u32 that other blocks raise by atomic_add
   /// A kernel may begin before those before it in the stream have ended. Until here it touches only constant arguments.
   void grid_wait();

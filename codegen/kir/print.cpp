@@ -181,6 +181,22 @@ class Printer {
           expr(s.b);
           out_ << "]";
           break;
+        case Stmt::Kind::MbarrierInit: case Stmt::Kind::MbarrierExpect: case Stmt::Kind::MbarrierWait:
+          out_ << (s.kind == Stmt::Kind::MbarrierInit ? "mbarrier_init " : s.kind == Stmt::Kind::MbarrierExpect ? "mbarrier_expect " : "mbarrier_wait ")
+               << k_.buffers[size_t(s.id)].name << "[";
+          expr(s.a);
+          out_ << (s.kind == Stmt::Kind::MbarrierInit ? "] count " : s.kind == Stmt::Kind::MbarrierExpect ? "] bytes " : "] parity ");
+          expr(s.b);
+          break;
+        case Stmt::Kind::BulkCopy:
+          out_ << "bulk_copy " << k_.buffers[size_t(s.id)].name << "[";
+          expr(s.a);
+          out_ << "] = " << k_.buffers[size_t(s.source)].name << "[";
+          expr(s.b);
+          out_ << "] bytes " << s.bytes << " on " << k_.buffers[size_t(s.second)].name << "[";
+          expr(s.c);
+          out_ << "]";
+          break;
         case Stmt::Kind::WaitAtLeast:
           out_ << "wait " << k_.buffers[size_t(s.id)].name << "[";
           expr(s.a);

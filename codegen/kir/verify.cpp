@@ -130,6 +130,18 @@ class Verifier {
           }
           break;
         }
+        case Stmt::Kind::MbarrierInit: case Stmt::Kind::MbarrierExpect: case Stmt::Kind::MbarrierWait:
+          PRISM_CHECK(mbarrier(s.id, s.a));
+          if (s.b->ty != Ty{Elem::I32, 1}) return bad("mbarrier ", buffer(s.id).name, " with ", str(s.b->ty), ", expected i32");
+          break;
+        case Stmt::Kind::BulkCopy:
+          if (buffer(s.id).space != Buffer::Space::Shared) return bad("bulk_copy to ", buffer(s.id).name, ", which is not shared");
+          if (!buffer(s.source).constant) return bad("bulk_copy from ", buffer(s.source).name, ", which is no constant argument");
+          if (s.bytes <= 0 || s.bytes % 16) return bad("bulk_copy of ", s.bytes, " bytes, expected a multiple of 16");
+          PRISM_CHECK(index(s.id, s.a));
+          PRISM_CHECK(index(s.source, s.b));
+          PRISM_CHECK(mbarrier(s.second, s.c));
+          break;
         case Stmt::Kind::WaitAtLeast:
           PRISM_CHECK(index(s.id, s.a));
           if (buffer(s.id).elem != Elem::U32 || s.b->ty != Ty{Elem::U32, 1} || buffer(s.id).space != Buffer::Space::Arg)
@@ -162,6 +174,11 @@ class Verifier {
       return bad("access to ", buffer(id).name, " before grid_wait");
     if (r->ty == Ty{Elem::I64, 1} || (gpu_ && r->ty == Ty{Elem::I32, 1})) return ok();
     return bad("index of ", buffer(id).name, " is ", str(r->ty), ", expected i64", gpu_ ? " or i32" : "");
+  }
+
+  Status mbarrier(int id, const Ref& at) {
+    if (buffer(id).space != Buffer::Space::Shared || buffer(id).elem != Elem::I64) return bad("mbarrier in ", buffer(id).name, ", expected shared i64");
+    return index(id, at);
   }
 
   Status register_size(Ty t) {  // what one instruction moves

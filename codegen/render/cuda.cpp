@@ -108,6 +108,11 @@ class CudaRenderer final : public CRenderer {
       case Stmt::Kind::WgmmaCommit: return "wgmma_commit()";
       case Stmt::Kind::WgmmaWait: return "wgmma_wait<" + std::to_string(s.a->ival) + ">()";
       case Stmt::Kind::AsyncFence: return "async_fence()";
+      case Stmt::Kind::MbarrierInit: return "mbarrier_init(" + address(s.id, s.a) + ", " + expr(s.b) + ")";
+      case Stmt::Kind::MbarrierExpect: return "mbarrier_expect(" + address(s.id, s.a) + ", " + expr(s.b) + ")";
+      case Stmt::Kind::MbarrierWait: return "mbarrier_wait(" + address(s.id, s.a) + ", " + expr(s.b) + ")";
+      case Stmt::Kind::BulkCopy:
+        return "bulk_copy(" + address(s.id, s.a) + ", " + address(s.source, s.b) + ", " + std::to_string(s.bytes) + ", " + address(s.second, s.c) + ")";
       case Stmt::Kind::WaitAtLeast: return "wait_at_least(" + address(s.id, s.a) + ", " + expr(s.b) + ")";
       default: return {};  // CPU kernels'
     }

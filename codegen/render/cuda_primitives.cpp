@@ -111,6 +111,23 @@ DEVICE void async_copy(u8* to, i64 offset, const u8* from, i64 source, i32 bytes
 DEVICE void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEVICE void async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
 
+#if __CUDA_ARCH__ >= 900
+DEVICE void mbarrier_init(u8* b, i64 offset, i32 count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\nfence.mbarrier_init.release.cluster;" :: "r"(shared_address(b) + (u32)offset), "r"(count) : "memory");
+}
+DEVICE void mbarrier_expect(u8* b, i64 offset, i32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(shared_address(b) + (u32)offset), "r"(bytes) : "memory");
+}
+DEVICE void mbarrier_wait(u8* b, i64 offset, i32 parity) {
+  u32 ended;
+  do asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                  : "=r"(ended) : "r"(shared_address(b) + (u32)offset), "r"(parity) : "memory"); while (!ended);
+}
+DEVICE void bulk_copy(u8* to, i64 offset, const u8* from, i64 source, i32 bytes, u8* b, i64 at) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+               :: "r"(shared_address(to) + (u32)offset), "l"(__cvta_generic_to_global(from + source)), "r"(bytes), "r"(shared_address(b) + (u32)at) : "memory");
+}
+#endif
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -179,6 +196,10 @@ struct EmuHost {
   void (*async_commit)();
   void (*async_wait)(i32 groups);
   void (*async_fence)();
+  void (*mbarrier_init)(Shared, i64 offset, i32 count, i32 line);
+  void (*mbarrier_expect)(Shared, i64 offset, i32 bytes, i32 line);
+  void (*mbarrier_wait)(Shared, i64 offset, i32 parity, i32 line);
+  void (*bulk_copy)(Shared, i64 offset, const u8* from, i32 bytes, Shared mbarrier, i64 at, i32 line);
   void (*wait_at_least)(i64 index, const u8* counter, u32 value, i32 line);
   f32 (*math)(i32 function, f32 x);
   f32 (*fma)(f32 a, f32 b, f32 c);
@@ -245,6 +266,12 @@ DEVICE void wgmma_fence(LINE) { prism_emu->warp(7, 0, nullptr, nullptr, line); }
 DEVICE void wgmma_commit(LINE) { prism_emu->warp(8, 0, nullptr, nullptr, line); }
 template <int N> DEVICE void wgmma_wait(LINE) { prism_emu->warp(9, N, nullptr, nullptr, line); }
 DEVICE void async_fence() { prism_emu->async_fence(); }
+DEVICE void mbarrier_init(Shared b, i64 offset, i32 count, LINE) { prism_emu->mbarrier_init(b, offset, count, line); }
+DEVICE void mbarrier_expect(Shared b, i64 offset, i32 bytes, LINE) { prism_emu->mbarrier_expect(b, offset, bytes, line); }
+DEVICE void mbarrier_wait(Shared b, i64 offset, i32 parity, LINE) { prism_emu->mbarrier_wait(b, offset, parity, line); }
+DEVICE void bulk_copy(Shared to, i64 offset, Global from, i64 source, i32 bytes, Shared b, i64 at, LINE) {
+  prism_emu->bulk_copy(to, offset, constant_at(from, source, bytes, 16, line), bytes, b, at, line);
+}
 
 struct EmuRow { Shared buffer; i64 offset; };
 DEVICE vec<u32, 4> ld_matrix(Shared b, i64 offset, LINE) {

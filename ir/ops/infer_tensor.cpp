@@ -90,7 +90,7 @@ Result<Types> infer_Cast(InferContext& c) {
     return c.fail("found ", c.type(0).str(), " to ", info(to).name, ", expected scalar element types");
   const std::string name = c.attr<std::string>("layout");
   const auto layout = layout_from_name(name);
-  if (!layout || *layout == Layout::Rows16) return c.fail("layout is ", name, ", expected row_major or tiles");
+  if (!layout || (*layout != Layout::RowMajor && *layout != Layout::Tiles)) return c.fail("layout is ", name, ", expected row_major or tiles");
   return Types{Type::tensor(to, c.type(0).shape, *layout)};
 }
 

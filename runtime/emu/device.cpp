@@ -15,6 +15,7 @@
 #include "runtime/base/half.h"
 #include "runtime/emu/fiber.h"
 #include "runtime/emu/host.h"
+#include "runtime/emu/mbarrier.h"
 #include "runtime/emu/shared.h"
 #include "runtime/emu/warp.h"
 #include "runtime/emu/wgmma.h"
@@ -24,6 +25,7 @@ namespace {
 
 constexpr size_t kStackBytes = (64 << 10) + 320;   // not a power of two: the stacks' tops would share a few lines of the cache
 constexpr int kWarp = 32;
+constexpr uint64_t kMbarrier = 0x726569727261626d;   // what one looks like in memory
 const char* const kWarpOps[] = {"warp_sync", "shuffle", "ld_matrix", "mma", "mma", "mma", "wgmma", "wgmma_fence", "wgmma_commit", "wgmma_wait"};
 
 struct Copy {
@@ -33,12 +35,13 @@ struct Copy {
 };
 
 struct Thread {
-  enum class State { Ready, Barrier, Warp, Counter, Left } state = State::Ready;
+  enum class State { Ready, Barrier, Warp, Counter, Mbarrier, Left } state = State::Ready;
   bool waited = false;           ///< for the kernels before
   int block, index;              ///< slot, thread of the block
   void* stack_pointer = nullptr;
   int line = 0;                  ///< where it waits
   uint32_t fences = 0;
+  std::vector<uint32_t> ended;             ///< phases of each mbarrier, as far as it knows
   std::vector<std::vector<Copy>> copies;   ///< groups under way, oldest first
   std::vector<Copy> open;                  ///< the group not yet closed
   // what it waits for
@@ -49,6 +52,7 @@ struct Thread {
   int64_t counter_index = 0;
   const uint8_t* counter = nullptr;
   uint32_t target = 0;
+  int mbarrier = 0, parity = 0;
 };
 
 struct Warp {
@@ -66,13 +70,14 @@ struct Block {
   uint32_t epoch = 0;
   int at_barrier = 0, left = 0;
   SharedMemory shared;
+  Mbarriers mbarriers;
 };
 
 /// One launch. Kernels reach it through `current_`: they run on the thread that called launch().
 class Launch {
  public:
   Launch(const Kernel& kernel, const Options& options)
-      : kernel_(kernel), early_(options.early), random_(options.seed),
+      : kernel_(kernel), early_(options.early), random_(options.seed), landing_(uint64_t(1) << options.seed % 10),
         blocks_(size_t(options.blocks_at_once > 0 ? options.blocks_at_once : 2 + int(options.seed % 3))) {}
   ~Launch() {
     if (stacks_ != MAP_FAILED) munmap(stacks_, stack_bytes());
@@ -102,6 +107,9 @@ class Launch {
       for (Block& b : blocks_)
         if (b.id < 0 && next < count) start(b, next++);
       if (ready_.empty() || random_() % 16 == 0) wake_waiting();
+      if (copying_ > 0 && random_() % landing_ == 0) land_bulk_copy();
+      while (ready_.empty() && copying_ > 0 && error_.empty()) land_bulk_copy();
+      if (!error_.empty()) return;
       if (ready_.empty()) {
         const auto stuck = std::find_if(blocks_.begin(), blocks_.end(), [](const Block& b) { return b.id >= 0; });
         if (stuck != blocks_.end()) explain(*stuck);
@@ -126,6 +134,7 @@ class Launch {
     b.epoch = 0;
     b.at_barrier = b.left = 0;
     b.shared.reset(size_t(kernel_.shared_bytes));
+    b.mbarriers = {};
     for (size_t i = 0; i < b.threads.size(); ++i) {
       Thread& t = b.threads[i];
       t.block = int(slot);
@@ -144,6 +153,7 @@ class Launch {
     Warp& warp = b.warps[size_t(running_->index / kWarp)];
     ++warp.left;
     if (b.left == kernel_.block_threads) {
+      if (!b.mbarriers.copies().empty()) fail_copy(b, b.mbarriers.copies().front(), "is under way when its block ends");
       b.id = -1;
     } else {
       check_barrier(b);
@@ -160,9 +170,9 @@ class Launch {
   std::span<Thread> warp_of(const Thread& t) {
     return std::span(blocks_[size_t(t.block)].threads).subspan(size_t(t.index / kWarp * kWarp), kWarp);
   }
-  Moment now() {
+  Access now() {
     Block& b = block();
-    return {running_->index, b.epoch, b.warps[size_t(running_->index / kWarp)].epoch, running_->fences};
+    return {{running_->index, b.epoch, b.warps[size_t(running_->index / kWarp)].epoch, running_->fences}, running_->ended};
   }
 
   // --- errors: the first one ends the launch -------------------------------------------------------------------------
@@ -179,6 +189,12 @@ class Launch {
     fail_at(*running_, parts...);
   }
 
+  void fail_copy(const Block& b, const BulkCopy& c, const std::string& problem) {
+    Thread issuer = b.threads[size_t(c.thread)];
+    issuer.line = c.line;
+    fail_at(issuer, "its bulk copy ", problem);
+  }
+
   /// A fiber that met an error never returns: call it where the frame owns nothing.
   void stop_on_error() {
     if (!error_.empty()) leave();
@@ -192,6 +208,10 @@ class Launch {
           for (const Thread& other : warp_of(t))
             if (other.state != Thread::State::Warp)
               return fail_at(t, "waits for its warp in ", kWarpOps[size_t(t.op)], ", thread ", other.index, " waits in line ", other.line);
+    for (const Block& any : blocks_)
+      for (const Thread& t : any.threads)
+        if (any.id >= 0 && t.state == Thread::State::Mbarrier)
+          return fail_at(t, "waits for a phase of parity ", t.parity, " of an mbarrier to end: ", any.mbarriers.state(t.mbarrier));
     for (const Block& any : blocks_)
       for (const Thread& t : any.threads)
         if (any.id >= 0 && t.state == Thread::State::Counter)
@@ -229,6 +249,7 @@ class Launch {
     }
     b.at_barrier = 0;
     ++b.epoch;
+    share_phases(b, b.threads);
     for (Thread& t : b.threads) {
       b.fenced[size_t(t.index)] = t.fences;
       make_ready(t);
@@ -264,7 +285,10 @@ class Launch {
       w.arrived = 0;
       const auto lanes = warp_of(self);
       compute(lanes);
-      if (op == WarpOp::Sync) ++w.epoch;
+      if (op == WarpOp::Sync) {
+        ++w.epoch;
+        share_phases(block(), lanes);
+      }
       for (Thread& t : lanes) make_ready(t);
     }
     leave();
@@ -329,7 +353,12 @@ class Launch {
     p.n = in.n;
     p.a = size_t(in.a.begin + in.a_offset) + size_t(self.index / kWarp % 4 * 16 * 128);
     p.b = size_t(in.b.begin + in.b_offset);
-    if (const std::string problem = products.issue(b.shared, p, now(), b.fenced); !problem.empty()) fail(self.line, problem);
+    Access access = now();
+    std::vector<uint32_t> ended = self.ended;   // what all lanes know
+    for (const Thread& t : lanes)
+      for (size_t m = 0; m < ended.size(); ++m) ended[m] = m < t.ended.size() ? std::min(ended[m], t.ended[m]) : 0;
+    access.ended = ended;
+    if (const std::string problem = products.issue(b.shared, p, access, b.fenced); !problem.empty()) fail(self.line, problem);
   }
 
   static void give(std::span<Thread> lanes, const std::array<Fragment, kWarp>& results) {
@@ -403,6 +432,94 @@ class Launch {
       for (const Copy& c : copies.front()) block().shared.land_copy(c.at, c.from, size_t(c.bytes), size_t(16 - c.bytes), now());
   }
 
+  // --- mbarriers and bulk copies -------------------------------------------------------------------------------------
+
+  /// One of the copies under way, of any block, comes.
+  void land_bulk_copy() {
+    size_t which = random_() % copying_--;
+    for (Block& b : blocks_) {
+      if (which >= b.mbarriers.copies().size()) {
+        which -= b.mbarriers.copies().size();
+        continue;
+      }
+      const BulkCopy copy = b.mbarriers.copies()[which];
+      if (const std::string problem = b.mbarriers.land(b.shared, which); !problem.empty()) fail_copy(b, copy, "to shared byte " + std::to_string(copy.to) + ": " + problem);
+      return wake_phase(b, copy.mbarrier);
+    }
+  }
+
+  void wake_phase(Block& b, int mbarrier) {
+    for (Thread& t : b.threads)
+      if (t.state == Thread::State::Mbarrier && t.mbarrier == mbarrier && b.mbarriers.ended(mbarrier, t.parity)) {
+        learn(t.ended, mbarrier, b.mbarriers.phase(mbarrier));
+        make_ready(t);
+      }
+  }
+
+  static void learn(std::vector<uint32_t>& ended, int mbarrier, uint32_t phase) {
+    if (ended.size() <= size_t(mbarrier)) ended.resize(size_t(mbarrier) + 1);
+    ended[size_t(mbarrier)] = std::max(ended[size_t(mbarrier)], phase);
+  }
+
+  /// Threads that meet know what each of them knew.
+  static void share_phases(const Block& b, std::span<Thread> threads) {
+    if (b.mbarriers.empty()) return;
+    std::vector<uint32_t> all;
+    for (const Thread& t : threads)
+      for (size_t m = 0; m < t.ended.size(); ++m) learn(all, int(m), t.ended[m]);
+    for (Thread& t : threads) t.ended = all;
+  }
+
+  void mbarrier_init(SharedRef ref, int64_t offset, int count, int line) {
+    if (count < 1) fail(line, "makes an mbarrier of ", count, " arrivals, expected at least 1");
+    stop_on_error();
+    const size_t at = access(ref, offset, 8, line, "makes an mbarrier in", [&](size_t to) { return block().shared.write(to, &kMbarrier, 8, now()); });
+    if (block().mbarriers.add(at, count) < 0) fail(line, "makes a second mbarrier in shared ", place(ref, offset));
+    stop_on_error();
+  }
+
+  /// The number of the mbarrier there.
+  int mbarrier_at(SharedRef ref, int64_t offset, int line, const char* verb) {
+    uint64_t value;
+    const size_t at = access(ref, offset, 8, line, verb, [&](size_t from) { return block().shared.read(from, &value, 8, now()); });
+    const int number = block().mbarriers.find(at);
+    if (number < 0 || value != kMbarrier) fail(line, verb, " shared ", place(ref, offset), ", where no mbarrier is");
+    stop_on_error();
+    return number;
+  }
+
+  void mbarrier_expect(SharedRef ref, int64_t offset, int bytes, int line) {
+    const int number = mbarrier_at(ref, offset, line, "arrives at the mbarrier in");
+    if (const std::string problem = block().mbarriers.arrive(number, bytes); !problem.empty()) fail(line, problem);
+    stop_on_error();
+    wake_phase(block(), number);
+  }
+
+  void mbarrier_wait(SharedRef ref, int64_t offset, int parity, int line) {
+    const int number = mbarrier_at(ref, offset, line, "waits for the mbarrier in");
+    Thread& self = *running_;
+    if (parity != 0 && parity != 1) fail(line, "waits for a phase of parity ", parity, ", expected 0 or 1");
+    stop_on_error();
+    if (block().mbarriers.ended(number, parity)) return learn(self.ended, number, block().mbarriers.phase(number));
+    self.state = Thread::State::Mbarrier;
+    self.line = line;
+    self.mbarrier = number;
+    self.parity = parity;
+    leave();
+  }
+
+  void bulk_copy(SharedRef to, int64_t offset, const uint8_t* from, int bytes, SharedRef mbarrier, int64_t m_offset, int line) {
+    if (bytes <= 0 || bytes % 16) fail(line, "copies ", bytes, " bytes, expected a multiple of 16");
+    stop_on_error();
+    const int number = mbarrier_at(mbarrier, m_offset, line, "copies with the mbarrier in");
+    const size_t at = shared_at(to, offset, bytes, 16, line, "copies to");
+    stop_on_error();
+    if (const std::string problem = block().shared.begin_bulk(at, size_t(bytes), now(), block().fenced); !problem.empty()) fail(line, "copies to shared ", place(to, offset), ": ", problem);
+    stop_on_error();
+    ++copying_;
+    block().mbarriers.begin({at, from, size_t(bytes), number, 0, running_->index, line});
+  }
+
   Host table() {
     Host h = {};
     h.bad_global = [](int64_t index, int64_t offset, int64_t size, int32_t bytes, int32_t line) {
@@ -434,6 +551,12 @@ class Launch {
     h.async_commit = [] { current_->running_->copies.push_back(std::exchange(current_->running_->open, {})); };
     h.async_wait = [](int32_t groups) { current_->async_wait(size_t(groups)); };
     h.async_fence = [] { ++current_->running_->fences; };
+    h.mbarrier_init = [](SharedRef b, int64_t offset, int32_t count, int32_t line) { current_->mbarrier_init(b, offset, count, line); };
+    h.mbarrier_expect = [](SharedRef b, int64_t offset, int32_t bytes, int32_t line) { current_->mbarrier_expect(b, offset, bytes, line); };
+    h.mbarrier_wait = [](SharedRef b, int64_t offset, int32_t parity, int32_t line) { current_->mbarrier_wait(b, offset, parity, line); };
+    h.bulk_copy = [](SharedRef to, int64_t offset, const uint8_t* from, int32_t bytes, SharedRef mbarrier, int64_t at, int32_t line) {
+      current_->bulk_copy(to, offset, from, bytes, mbarrier, at, line);
+    };
     h.wait_at_least = [](int64_t index, const uint8_t* counter, uint32_t value, int32_t line) {
       current_->wait_at_least(index, counter, value, line);
     };
@@ -461,6 +584,8 @@ class Launch {
   const Kernel& kernel_;
   const bool early_;
   std::mt19937_64 random_;
+  size_t copying_ = 0;                     ///< bulk copies under way
+  const uint64_t landing_;                 ///< one comes every so many turns of threads
   std::vector<Block> blocks_;
   void* stacks_ = MAP_FAILED;
   void (*function_)(const void*) = nullptr;

@@ -32,6 +32,10 @@ struct Host {
   void (*async_commit)();
   void (*async_wait)(int32_t groups);
   void (*async_fence)();
+  void (*mbarrier_init)(SharedRef, int64_t offset, int32_t count, int32_t line);
+  void (*mbarrier_expect)(SharedRef, int64_t offset, int32_t bytes, int32_t line);
+  void (*mbarrier_wait)(SharedRef, int64_t offset, int32_t parity, int32_t line);
+  void (*bulk_copy)(SharedRef, int64_t offset, const uint8_t* from, int32_t bytes, SharedRef mbarrier, int64_t at, int32_t line);
   void (*wait_at_least)(int64_t index, const uint8_t* counter, uint32_t value, int32_t line);
   float (*math)(int32_t function, float x);
   float (*fma)(float a, float b, float c);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,18 +16,27 @@ struct Moment {
   uint32_t fences = 0;           ///< async_fences of the thread so far
 };
 
+/// A moment and what its thread knows: for each mbarrier, how many phases have ended. That orders it after the bulk copies of these.
+struct Access : Moment {
+  std::span<const uint32_t> ended;
+};
+
 /// Accesses return what is wrong with them, or "".
 class SharedMemory {
  public:
   void reset(size_t bytes);
-  std::string read(size_t at, void* to, size_t bytes, const Moment& now);
-  std::string write(size_t at, const void* from, size_t bytes, const Moment& now);
-  std::string atomic(size_t at, size_t bytes, const Moment& now);       ///< the caller changes data(at)
-  std::string begin_copy(size_t at, size_t bytes, const Moment& now);   ///< until land: nobody may touch the bytes
-  void land_copy(size_t at, const void* from, size_t bytes, size_t zeros, const Moment& now);
-  /// A product reads the bytes until its end. fenced: for each thread, how many of its fences lie before its last barrier.
-  std::string begin_product(size_t at, size_t bytes, const Moment& now, const std::vector<uint32_t>& fenced);
-  void end_product(size_t at, size_t bytes, const Moment& now);
+  std::string read(size_t at, void* to, size_t bytes, const Access& now);
+  std::string write(size_t at, const void* from, size_t bytes, const Access& now);
+  std::string atomic(size_t at, size_t bytes, const Access& now);       ///< the caller changes data(at)
+  std::string begin_copy(size_t at, size_t bytes, const Access& now);   ///< until land: nobody may touch the bytes
+  void land_copy(size_t at, const void* from, size_t bytes, size_t zeros, const Access& now);
+  /// The same for a bulk copy, whose writes and those of threads a fence must keep apart. fenced: for each thread, how many of its fences
+  /// lie before its last barrier.
+  std::string begin_bulk(size_t at, size_t bytes, const Access& now, const std::vector<uint32_t>& fenced);
+  void land_bulk(size_t at, const void* from, size_t bytes, int mbarrier, uint32_t phase);
+  /// A product reads the bytes until its end. fenced: as above.
+  std::string begin_product(size_t at, size_t bytes, const Access& now, const std::vector<uint32_t>& fenced);
+  void end_product(size_t at, size_t bytes, const Access& now);
   uint8_t* data(size_t at) { return data_.data() + at; }
 
  private:
@@ -36,8 +46,12 @@ class SharedMemory {
     bool atomic = false;           ///< the last write was
     int copied_by = -1;            ///< the thread whose copy to it is under way
     int products = 0;              ///< that read it
+    int mbarrier = -1;             ///< the last write was a bulk copy's, counted by that mbarrier in that phase
+    uint32_t phase = 0;
+    bool written() const { return writer.thread >= 0 || mbarrier >= 0; }
   };
-  std::string conflict(const Byte& b, const Moment& now, bool writes) const;
+  static bool fences(const Byte& b, const Access& now, const std::vector<uint32_t>& fenced);
+  std::string conflict(const Byte& b, const Access& now, bool writes) const;
 
   std::vector<uint8_t> data_;
   std::vector<Byte> bytes_;

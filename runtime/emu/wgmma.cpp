@@ -30,7 +30,7 @@ void read(SharedMemory& shared, size_t matrix, int rows, double (*out)[kMostColu
 
 }  // namespace
 
-std::string WarpProducts::issue(SharedMemory& shared, const Product& p, const Moment& now, const std::vector<uint32_t>& fenced) {
+std::string WarpProducts::issue(SharedMemory& shared, const Product& p, const Access& now, const std::vector<uint32_t>& fenced) {
   if (!fenced_) return "wgmma with no wgmma_fence since its sums could be touched";
   for (auto [matrix, rows] : {std::pair(p.a, kRows), std::pair(p.b, p.n)}) {
     if (matrix % kAtom >= kRowBytes || matrix % (2 * kChunk)) return "a matrix of wgmma at byte " + std::to_string(matrix) + " of shared memory, expected it to begin at a multiple of 1024";
@@ -56,13 +56,13 @@ void WarpProducts::commit() {
   open_.clear();
 }
 
-void WarpProducts::wait(SharedMemory& shared, size_t groups, const Moment& now) {
+void WarpProducts::wait(SharedMemory& shared, size_t groups, const Access& now) {
   fenced_ = false;
   for (; groups_.size() > groups; groups_.erase(groups_.begin()))
     for (const Product& p : groups_.front()) finish(shared, p, now);
 }
 
-void WarpProducts::finish(SharedMemory& shared, const Product& p, const Moment& now) {
+void WarpProducts::finish(SharedMemory& shared, const Product& p, const Access& now) {
   static thread_local double a[kDepth][kMostColumns], b[kDepth][kMostColumns], sum[kMostColumns];
   read(shared, p.a, kRows, a);
   read(shared, p.b, p.n, b);

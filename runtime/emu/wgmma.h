@@ -20,16 +20,16 @@ class WarpProducts {
  public:
   void fence() { fenced_ = true; }
   /// "" or what is wrong. The sums are not numbers until they are waited for. fenced: SharedMemory::begin_product.
-  std::string issue(SharedMemory& shared, const Product& p, const Moment& now, const std::vector<uint32_t>& fenced);
+  std::string issue(SharedMemory& shared, const Product& p, const Access& now, const std::vector<uint32_t>& fenced);
   void commit();
-  void wait(SharedMemory& shared, size_t groups, const Moment& now);
+  void wait(SharedMemory& shared, size_t groups, const Access& now);
 
  private:
   struct Held {
     std::vector<float> values;     ///< of lane 0, 1, ...
     int under_way = 0;             ///< products that add to it
   };
-  void finish(SharedMemory& shared, const Product& p, const Moment& now);
+  void finish(SharedMemory& shared, const Product& p, const Access& now);
 
   bool fenced_ = false;
   std::vector<std::vector<Product>> groups_;   ///< oldest first

@@ -33,7 +33,7 @@ using Archs = std::vector<std::string>;
 const Archs kTargets[] = {{}, {"sm_90a"}};
 Archs compiled(const Archs& target) { return target.empty() ? Archs{"sm_80", "sm_90a"} : target; }
 
-void check_format(DType t, const Archs& target) {
+void check_format(DType t, const Archs& target, const std::string& dense = "row_major") {
   const Shape shapes[] = {{50, 512}, {96, 768}, {1100, 256}, {50, 576}, {96, 32}, {512, 96}};
   const std::string f(ir::info(t).name);
   std::string text = "module @linears level=graph {\n  dim ?seq in [1,192]\n", graphs;
@@ -49,7 +49,7 @@ void check_format(DType t, const Archs& target) {
     else graphs += "    %y = linear(%x, @" + w + ")" + result;
     graphs += "    return %y\n  }\n";
   }
-  auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Many, "", target);
+  auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Many, GpuKernelFixture::pipeline_for(GpuRows::Many, dense), target);
   ASSERT_TRUE(fixture) << fixture.message();
   expect_compiles(**fixture, {""}, compiled(target));
   const int64_t seqs[] = {1, 17, 130, 3, 65};
@@ -63,6 +63,10 @@ void check_format(DType t, const Archs& target) {
 TEST(GpuGemm, EveryFormatAtManyShapes) {
   for (const Archs& target : kTargets)
     for (DType t : kFormats) check_format(t, target);
+}
+
+TEST(GpuGemm, SwizzledTiles) {
+  for (const Archs& target : kTargets) check_format(DType::BF16, target, "swizzled");
 }
 
 TEST(GpuGemm, WhatFollows) {
@@ -110,12 +114,12 @@ TEST(GpuGemm, WhatFollows) {
 /// One linear's kernel with its weights, and what it should give.
 class LinearKernel {
  public:
-  LinearKernel(DType t, const Archs& target, int64_t m, int64_t n, int64_t k) : m_(m), n_(n) {
+  LinearKernel(DType t, const Archs& target, int64_t m, int64_t n, int64_t k, const std::string& dense) : m_(m), n_(n) {
     const std::string f(ir::info(t).name), rows = "[?seq," + str(k) + "]", result = "f32[?seq," + str(n) + "]";
     auto module = ir::parse("module @m level=graph {\n  dim ?seq in [1,64]\n  weight @w : " + f + "[" + str(n) + "," + str(k) + "]\n  graph @g(%x: bf16" + rows + ") -> (" + result +
                             ") {\n    %y = linear(%x, @w) : " + result + "\n    return %y\n  }\n}\n", "text");
     EXPECT_TRUE(module) << module.message();
-    const Status status = passes::Manager().run(**module, *passes::parse_pipeline("pack-weights{dense=row_major},fuse-epilogues"));
+    const Status status = passes::Manager().run(**module, *passes::parse_pipeline("pack-weights{dense=" + dense + "},fuse-epilogues"));
     EXPECT_TRUE(status) << status.message();
     for (const ir::Operation& op : (*module)->graphs[0]->ops)
       if (op.op == ir::Op::Kernel) {
@@ -129,9 +133,13 @@ class LinearKernel {
     std::vector<float> values(size_t(n * k));
     ir::dequantize_row(t, rows_of_w.data(), values.data(), values.size());
     weights_ = rows_of_w;
-    if (ir::info(t).quantized) {
+    const auto row = [&](int64_t r) { return rows_of_w.data() + size_t(r) * rows_of_w.size() / size_t(n); };
+    if (dense == "swizzled") {
+      weights_.assign(size_t((n + 63) / 64 * codegen::swizzled_group_bytes(k)), 0);
+      codegen::pack_swizzled(n, k, row, 0, (n + 63) / 64, weights_.data());
+    } else if (ir::info(t).quantized) {
       weights_.assign(size_t(codegen::rows16_bytes(t, n, k)), 0);
-      codegen::pack_rows16(t, n, k, [&](int64_t r) { return rows_of_w.data() + size_t(r) * rows_of_w.size() / size_t(n); }, 0, (n + 15) / 16, weights_.data());
+      codegen::pack_rows16(t, n, k, row, 0, (n + 15) / 16, weights_.data());
     }
     for (float x : normal_floats(size_t(m * k), 5)) x_.push_back(f32_to_bf16(x));
     for (int64_t i = 0; i < m; ++i)
@@ -164,20 +172,21 @@ class LinearKernel {
   std::vector<float> expected_;
 };
 
-void check_mistakes(DType t, const Archs& target) {
+void check_mistakes(DType t, const Archs& target, const std::string& dense = "row_major", int64_t n = 50) {
   using Kind = kir::Stmt::Kind;
-  LinearKernel linear(t, target, 23, 50, 416);
+  LinearKernel linear(t, target, 23, n, 416, dense);
   const kir::Kernel& k = linear.kernel();
   const double most = tolerance(t);
-  const std::string f = std::string(ir::info(t).name) + (target.empty() ? "" : " by wgmma");
+  const std::string f = std::string(ir::info(t).name) + (target.empty() ? " " : " by wgmma ") + dense;
   ASSERT_EQ(linear.wrong(k, most), "") << f;
-  for (Kind kind : {Kind::Barrier, Kind::AsyncWait, Kind::AsyncCopy, Kind::AsyncFence, Kind::Wgmma, Kind::WgmmaFence, Kind::WgmmaWait})
+  for (Kind kind : {Kind::Barrier, Kind::AsyncWait, Kind::AsyncCopy, Kind::AsyncFence, Kind::Wgmma, Kind::WgmmaFence, Kind::WgmmaWait, Kind::MbarrierInit,
+                    Kind::MbarrierExpect, Kind::MbarrierWait, Kind::BulkCopy})
     for (int i = 0; i < kir::count(k, kir::of_kind(kind)); ++i)
       EXPECT_NE(linear.wrong(kir::without(k, kir::of_kind(kind), i), most), "") << f << " without statement " << i << " of kind " << int(kind);
   for (int i = 0; i < kir::count(k, kir::store_to(k, "w_tile")); i += 5)
     EXPECT_NE(linear.wrong(kir::without(k, kir::store_to(k, "w_tile"), i), most), "") << f << " without store " << i << " of weights";
   // Two registers of the fragments, or of the sums, change places.
-  const kir::Ty fragment = target.empty() ? kir::Ty{kir::Elem::U32, 4} : kir::Ty{kir::Elem::F32, 32};
+  const kir::Ty fragment = target.empty() ? kir::Ty{kir::Elem::U32, 4} : kir::Ty{kir::Elem::F32, n > 64 ? 64 : 32};
   EXPECT_NE(linear.wrong(kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref {
     if (r->kind != kir::Kind::Lane || r->args[0]->ty != fragment || r->ival < 1 || r->ival > 2) return nullptr;
     return kir::lane(kir::Ex(r->args[0]), 3 - int(r->ival)).node;
@@ -185,7 +194,7 @@ void check_mistakes(DType t, const Archs& target) {
   // Each swizzle, one after the other, is left out.
   int swizzles = 0;
   kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref { swizzles += r->kind == kir::Kind::Xor; return nullptr; });
-  ASSERT_GT(swizzles, 1);
+  ASSERT_GT(swizzles, 0);
   for (int i = 0; i < swizzles; ++i) {
     int n = i;
     EXPECT_NE(linear.wrong(kir::rewritten(k, [&](const kir::Ref& r) -> kir::Ref { return r->kind == kir::Kind::Xor && n-- == 0 ? r->args[0] : nullptr; }), most), "")
@@ -201,6 +210,30 @@ void check_mistakes(DType t, const Archs& target) {
 TEST(GpuGemm, MistakesAreNoticed) {
   for (const Archs& target : kTargets)
     for (DType t : {DType::BF16, DType::Q8_0, DType::F16}) check_mistakes(t, target);
+}
+
+TEST(GpuGemm, MistakesWithSwizzledTilesAreNoticed) {
+  check_mistakes(DType::BF16, {}, "swizzled");
+  check_mistakes(DType::BF16, {"sm_90a"}, "swizzled");
+  check_mistakes(DType::BF16, {"sm_90a"}, "swizzled", 150);   // two tiles a step, the last of them not there
+
+  using Kind = kir::Stmt::Kind;
+  LinearKernel linear(DType::BF16, {"sm_90a"}, 23, 150, 416, "swizzled");
+  const kir::Kernel& k = linear.kernel();
+  const auto wrong = [&](Kind kind, int n, const std::function<void(kir::Stmt&)>& f) { return linear.wrong(kir::changed(k, kir::of_kind(kind), n, f), 1e-5); };
+  const auto number = [](int64_t v) { return kir::constant({kir::Elem::I32, 1}, double(v)).node; };
+  EXPECT_NE(wrong(Kind::MbarrierWait, 0, [](kir::Stmt& s) { s.b = (kir::Ex(1) - kir::Ex(s.b)).node; }), "");
+  EXPECT_NE(wrong(Kind::MbarrierWait, 0, [&](kir::Stmt& s) { s.b = number(0); }), "");
+  EXPECT_NE(wrong(Kind::MbarrierWait, 0, [&](kir::Stmt& s) { s.a = ((kir::Ex(s.a) + kir::Ex(1)) % kir::Ex(4)).node; }), "");
+  for (int i = 0; i < kir::count(k, kir::of_kind(Kind::MbarrierExpect)); ++i) {
+    ASSERT_EQ(kir::count(k, [&](const kir::Stmt& s) { return s.kind == Kind::MbarrierExpect && s.b->args.empty() && s.b->ival == 16384; }), 3);
+    for (int64_t bytes : {8192, 16368, 16400, 24576}) EXPECT_NE(wrong(Kind::MbarrierExpect, i, [&](kir::Stmt& s) { s.b = number(bytes); }), "") << i << " expects " << bytes;
+  }
+  for (int i = 0; i < kir::count(k, kir::of_kind(Kind::BulkCopy)); ++i) {
+    EXPECT_NE(wrong(Kind::BulkCopy, i, [](kir::Stmt& s) { s.bytes = 4096; }), "") << i;
+    EXPECT_NE(wrong(Kind::BulkCopy, i, [](kir::Stmt& s) { s.c = ((kir::Ex(s.c) + kir::Ex(1)) % kir::Ex(4)).node; }), "") << i;
+    EXPECT_NE(wrong(Kind::BulkCopy, i, [](kir::Stmt& s) { s.a = (kir::Ex(s.a) + kir::Ex(64)).node; }), "") << i;
+  }
 }
 
 }  // namespace

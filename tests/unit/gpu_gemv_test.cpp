@@ -34,28 +34,31 @@ std::string graph(const std::string& name, const std::string& rows, const std::s
          ") : f32[" + rows + "," + n + "]\n    return %y\n  }\n";
 }
 
-TEST(GpuGemv, EveryFormatAtManyShapes) {
-  const Shape shapes[] = {{50, 512}, {16, 256}, {33, 768}, {96, 2048}, {17, 1536}};
-  for (DType t : kFormats) {
-    const std::string f(ir::info(t).name);
-    std::string text = "module @linears level=graph {\n  dim ?seq in [1,64]\n", graphs;
-    for (Shape s : shapes) {
-      text += "  weight @w_" + f + "_" + std::to_string(s.n) + "_" + std::to_string(s.k) + " : " + f + "[" + std::to_string(s.n) + "," + std::to_string(s.k) + "]\n";
-      graphs += graph("rows_" + std::to_string(s.n), "?seq", f, s) + graph("row_" + std::to_string(s.n), "1", f, s);
-    }
-    auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Few);
-    ASSERT_TRUE(fixture) << fixture.message();
-    expect_compiles(**fixture);
-    for (Shape s : shapes) {
-      check(**fixture, "rows_" + std::to_string(s.n), s.k, 1e-5);
-      // The kernel for one row has the same bits as that for several.
-      const auto x = normal_floats(size_t(s.k), 5);
-      const auto one = (*fixture)->run("row_" + std::to_string(s.n), {x.data()}, {}), same = (*fixture)->run("rows_" + std::to_string(s.n), {x.data()}, {{"seq", 1}});
-      ASSERT_TRUE(one && same);
-      EXPECT_EQ((*one)[0], (*same)[0]) << f << " " << s.n;
-    }
+void check_format(DType t, const std::string& dense, const std::vector<Shape>& shapes) {
+  const std::string f(ir::info(t).name);
+  std::string text = "module @linears level=graph {\n  dim ?seq in [1,64]\n", graphs;
+  for (Shape s : shapes) {
+    text += "  weight @w_" + f + "_" + std::to_string(s.n) + "_" + std::to_string(s.k) + " : " + f + "[" + std::to_string(s.n) + "," + std::to_string(s.k) + "]\n";
+    graphs += graph("rows_" + std::to_string(s.n), "?seq", f, s) + graph("row_" + std::to_string(s.n), "1", f, s);
+  }
+  auto fixture = GpuKernelFixture::create(text + graphs + "}\n", GpuRows::Few, GpuKernelFixture::pipeline_for(GpuRows::Few, dense));
+  ASSERT_TRUE(fixture) << fixture.message();
+  expect_compiles(**fixture);
+  for (Shape s : shapes) {
+    check(**fixture, "rows_" + std::to_string(s.n), s.k, 1e-5);
+    // The kernel for one row has the same bits as that for several.
+    const auto x = normal_floats(size_t(s.k), 5);
+    const auto one = (*fixture)->run("row_" + std::to_string(s.n), {x.data()}, {}), same = (*fixture)->run("rows_" + std::to_string(s.n), {x.data()}, {{"seq", 1}});
+    ASSERT_TRUE(one && same);
+    EXPECT_EQ((*one)[0], (*same)[0]) << f << " " << s.n;
   }
 }
+
+TEST(GpuGemv, EveryFormatAtManyShapes) {
+  for (DType t : kFormats) check_format(t, "row_major", {{50, 512}, {16, 256}, {33, 768}, {96, 2048}, {17, 1536}});
+}
+
+TEST(GpuGemv, SwizzledTiles) { check_format(DType::BF16, "swizzled", {{50, 512}, {16, 64}, {96, 1088}, {48, 32}, {21, 96}, {130, 576}}); }
 
 TEST(GpuGemv, BlocksOf32AndOddColumns) {
   // 576 columns are no multiple of 256; 37 fill no 16 bytes.

@@ -28,6 +28,11 @@ class GpuKernelFixture {
     return name && *name ? name : "emu";
   }
 
+  /// dense: of pack-weights.
+  static std::string pipeline_for(GpuRows rows, const std::string& dense = "mixed") {
+    return std::string("fuse-attention{tile_q=") + (rows == GpuRows::Many ? "64}," : "16},") + narrow(rows) + ",pack-weights{dense=" + dense + "},dce,fuse-epilogues,plan-memory";
+  }
+
   /// The graphs of `text` compiled for the device, by a pipeline made for the number of rows or by another; emu: for what `archs` have.
   static Result<std::unique_ptr<GpuKernelFixture>> create(const std::string& text, GpuRows rows, std::string pipeline = "", std::vector<std::string> archs = {}) {
     std::unique_ptr<GpuKernelFixture> f(new GpuKernelFixture);
@@ -39,12 +44,8 @@ class GpuKernelFixture {
       w->data = f->data_[w->value.name].data();
       w->bytes = f->data_[w->value.name].size();
     }
-    const bool many = rows == GpuRows::Many;
-    const std::string types = std::string("quantize-activations{bf16_layout=row_major") + (many ? ",bf16_rows=2}" : "}");
-    PRISM_CHECK(run_passes(*f->original_, types));  // what the kernels compute
-    if (pipeline.empty())
-      pipeline = std::string("fuse-attention{tile_q=") + (many ? "64}," : "16},") + types + ",pack-weights{dense=row_major},dce,fuse-epilogues,plan-memory";
-    PRISM_CHECK(run_passes(*module, pipeline));
+    PRISM_CHECK(run_passes(*f->original_, narrow(rows)));  // what the kernels compute
+    PRISM_CHECK(run_passes(*module, pipeline.empty() ? pipeline_for(rows) : pipeline));
     codegen::GenerateOptions options;
     options.target = target();
     options.archs = std::move(archs);   // what kernels are made for
@@ -158,6 +159,8 @@ class GpuKernelFixture {
     for (const std::string& d : program().dims) values.push_back(dims.count(d) ? dims.at(d) : d == "ctx" ? kContext : 0);
     return values;
   }
+
+  static std::string narrow(GpuRows rows) { return std::string("quantize-activations{bf16_layout=row_major") + (rows == GpuRows::Many ? ",bf16_rows=2}" : "}"); }
 
   static Status run_passes(ir::Module& m, const std::string& pipeline) {
     PRISM_TRY(auto steps, passes::parse_pipeline(pipeline));

@@ -6,7 +6,7 @@
 #include "codegen/kernels/gpu/gpu.h"
 #include "gpu_fixture.h"
 #include "gpu_kernel_fixture.h"
-#include "kir_edit.h"
+#include "kir_mutate.h"
 #include "runtime/sampler.h"
 #include "runtime/session.h"
 
@@ -138,23 +138,21 @@ TEST(GpuSample, MutantsAreCaught) {
     for (uint64_t seed = 1; seed <= 3 && all.empty(); ++seed) all = difference(k, normal_floats(size_t(vocab), unsigned(seed), 3), 1, seed);
     return all;
   };
-  int barriers = 0;
-  Kernel whole = codegen::gpu_largest_logits("k", {}, 3000).kernel;
-  find_statement(whole.body, [&](Block& b, size_t i) { return barriers += b[i].kind == Stmt::Kind::Barrier, false; });
+  const Kernel whole = codegen::gpu_largest_logits("k", {}, 3000).kernel;
+  const auto errors_without = [&](const StmtTest& test, int n) {
+    EXPECT_LT(n, count(whole, test));
+    return errors([&](Kernel& k) { k = without(k, test, n); });
+  };
+  const int barriers = count(whole, of_kind(Stmt::Kind::Barrier));
   EXPECT_EQ(barriers, 12);
   constexpr int kBeforeTheCounter = 5;  // keeps other blocks from reading too early: they would have to overtake by hundreds of steps, which the emulated device's do not
   for (int n = 0; n < barriers; ++n)
     if (n != kBeforeTheCounter) {
-      EXPECT_NE(errors([&](Kernel& k) { EXPECT_TRUE(drop_statement(k, n, [](const Stmt& s) { return s.kind == Stmt::Kind::Barrier; })); }), "") << n;
+      EXPECT_NE(errors_without(of_kind(Stmt::Kind::Barrier), n), "") << n;
     }
-  // the counter is not set back
-  EXPECT_NE(errors([](Kernel& k) {
-    const auto counter = std::find_if(k.buffers.begin(), k.buffers.end(), [](const Buffer& b) { return b.name == "counter"; });
-    EXPECT_TRUE(drop_statement(k, 0, [&](const Stmt& s) { return s.kind == Stmt::Kind::Store && s.id == counter->id; }));
-  }), "");
+  EXPECT_NE(errors_without(store_to(whole, "counter"), 0), "");   // it is not set back
   // one exchange of a merge less: an assignment stays as it was
-  const auto assignments = [](const Stmt& s) { return s.kind == Stmt::Kind::Assign; };
-  for (int n : {0, 17, 40, 90}) EXPECT_NE(errors([&](Kernel& k) { EXPECT_TRUE(drop_statement(k, n, assignments)); }), "") << n;
+  for (int n : {0, 17, 40, 90}) EXPECT_NE(errors_without(of_kind(Stmt::Kind::Assign), n), "") << n;
 }
 
 // The sampler

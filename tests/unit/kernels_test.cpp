@@ -286,6 +286,31 @@ TEST(Pack, InterleavedGateAndUpRowsAlternateInGroups) {
   EXPECT_EQ(floats(out)[(32 + 5) * 4 + 1], gate[(16 + 5) * 4 + 1]);
 }
 
+TEST(Pack, SwizzledTilesArePaddedAndTheirChunksTradePlaces) {
+  constexpr int64_t rows = 70, columns = 96;   // of two by two tiles
+  std::vector<uint16_t> source(rows * columns);
+  for (size_t i = 0; i < source.size(); ++i) source[i] = uint16_t(i + 1);
+  const rt::Weight w{"w", "bf16", "swizzled", {rows, columns}, 0, 4 * 8192, {"w"}, 0};
+  std::vector<uint8_t> out(w.bytes, 0xff);
+  const auto fill = [&](const rt::Weight& weight, std::span<uint8_t> to) {
+    return codegen::fill_weight(weight, [&](const std::string&) -> Result<codegen::SourceTensor> {
+      return codegen::SourceTensor{DType::BF16, {rows, columns}, reinterpret_cast<const uint8_t*>(source.data())};
+    }, to);
+  };
+  ASSERT_TRUE(fill(w, out));
+  std::vector<uint16_t> packed(out.size() / 2);
+  std::memcpy(packed.data(), out.data(), out.size());
+  for (size_t row = 0; row < 128; ++row)
+    for (size_t column = 0; column < 128; ++column) {
+      const size_t tile = row / 64 * 2 + column / 64, chunk = column % 64 / 8 ^ row % 8;
+      const uint16_t expected = row < rows && column < columns ? source[row * columns + column] : 0;
+      ASSERT_EQ(packed[tile * 4096 + row % 64 * 64 + chunk * 8 + column % 8], expected) << row << " " << column;
+    }
+  EXPECT_FALSE(fill(w, std::span(out).first(out.size() - 1)));
+  const auto status = fill({"w", "f16", "swizzled", {rows, columns}, 0, 4 * 8192, {"w"}, 0}, out);
+  EXPECT_EQ(status.message(), "weight w: f16 has no swizzled layout");
+}
+
 TEST(Pack, SourceOfAnotherTypeIsAnError) {
   rt::Weight w{"w", "q4_0", "rows16", {16, 32}, 0, 288, {"a"}, 0};
   std::vector<uint8_t> out(w.bytes), data(4096);

@@ -78,6 +78,15 @@ inline Kernel without(Kernel k, const StmtTest& test, int n) {
   return k;
 }
 
+/// With the n-th statement that passes the test changed by `f`.
+inline Kernel changed(Kernel k, const StmtTest& test, int n, const std::function<void(Stmt&)>& f) {
+  detail::each_block(k.body, [&](Block& b) {
+    for (Stmt& s : b)
+      if (test(s) && n-- == 0) f(s);
+  });
+  return k;
+}
+
 /// With every expression for which `f` gives another, inner ones first, replaced by it; `f` gives null for the others.
 inline Kernel rewritten(Kernel k, const std::function<Ref(const Ref&)>& f) {
   detail::each_block(k.body, [&](Block& b) {

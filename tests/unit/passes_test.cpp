@@ -398,7 +398,7 @@ TEST(Pipeline, ErrorsSuggestTheNearestName) {
   EXPECT_EQ(pipeline_error("fuse-attention{tile_k=no}"),
             "pipeline: pass fuse-attention, option tile_k: found 'no', expected a positive integer");
   EXPECT_EQ(pipeline_error("pack-weights{dense=x}"),
-            "pipeline: pass pack-weights, option dense: found 'x', expected rows16|row_major");
+            "pipeline: pass pack-weights, option dense: found 'x', expected rows16|row_major|swizzled|mixed");
   EXPECT_EQ(pipeline_error("cse{x=1}"), "pipeline: pass cse: found option 'x', expected none");
   EXPECT_EQ(pipeline_error("cse,"), "pipeline: found the end after ',', expected a pass");
   EXPECT_EQ(pipeline_error("fuse-attention{tile_k=3"), "pipeline: pass fuse-attention: found no '}' after its options");

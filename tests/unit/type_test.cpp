@@ -7,7 +7,7 @@ namespace {
 
 TEST(Type, PrintsAndParses) {
   for (const char* text : {"f32[?seq,576]", "q4_1[960,576]{rows16}", "kv<f16>[?past+?seq,3,64]", "i32[]",
-                           "q6_k[(?h+1)/2,256]", "q8a[?seq,64]"}) {
+                           "q6_k[(?h+1)/2,256]", "q8a[?seq,64]", "bf16[100,96]{swizzled}"}) {
     auto t = Type::parse(text);
     ASSERT_TRUE(t) << t.message();
     EXPECT_EQ(t->str(), text);
@@ -33,6 +33,8 @@ TEST(Type, CountsElementsAndBytes) {
   EXPECT_EQ(bytes("q4_1[960,576]"), 960 * 576 / 32 * 20);
   EXPECT_EQ(bytes("q6_k[4,512]"), 4 * 2 * 210);
   EXPECT_EQ(bytes("q4_1[17,32]{rows16}"), 32 * 20);  // whole groups of 16 rows
+  EXPECT_EQ(bytes("bf16[65,96]{swizzled}"), 128 * 128 * 2);   // whole tiles of 64 by 64
+  EXPECT_EQ(bytes("bf16[2,9223372036854775807]{swizzled}"), std::nullopt);
   EXPECT_EQ(bytes("kv<f16>[10,3,64]"), 2 * 10 * 3 * 64 * 2);
   EXPECT_EQ(bytes("q4_1[4,33]"), std::nullopt);
   EXPECT_EQ(bytes("f32[?n]"), std::nullopt);

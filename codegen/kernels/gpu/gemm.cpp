@@ -47,7 +47,7 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name, const G
   s.k = *w.dim(1).constant();
   const bool packed = w.layout == ir::Layout::Rows16;
   if (x.layout != ir::Layout::RowMajor || s.k % 32 || packed != ir::info(w.dtype).quantized || s.linear->operand(0)->kind != ir::Value::Kind::Argument)
-    return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected row-major bf16 of a multiple of 32 columns with row-major floats or rows16");
+    return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected row-major bf16 of a multiple of 32 columns with floats or rows16");
   s.tile = tile_for(w.dtype, s.n, Region::rows_of(x), target);
   return s;
 }
@@ -69,7 +69,7 @@ class Gemm {
     t0_ = b_.let(b_.task() % tiles_down * t_.rows);
     const Ex n0 = b_.let(b_.task() / tiles_down * t_.columns);
     const ir::Value* w = s_.linear->operand(1);
-    weights_ = weight_tile(b_, w->type, r_.buffer(w), w_tile_, t_.columns, n0);
+    weights_ = weight_tile(b_, w->type, r_.buffer(w), w_tile_, t_, n0);
     const auto products = tile_products(b_, t_, x_tile_, w_tile_);
     steps(*products);
     products->finish();
@@ -123,6 +123,7 @@ class Gemm {
         if (copied) weights_->copy(later, to);
       });
       b_.async_commit();
+      weights_->wait(step);
       Fetched now;
       if (!copied) {
         for (const auto& piece : next) {

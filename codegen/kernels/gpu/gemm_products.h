@@ -5,14 +5,6 @@
 
 namespace prism::codegen {
 
-struct Tile {
-  int rows, columns;               ///< tokens and outputs of a block
-  int warp_rows, warp_columns;     ///< of a warp; all columns: of a warpgroup
-  int stages;                      ///< steps in shared memory
-  bool warpgroups() const { return warp_columns == columns; }
-  int threads() const { return rows / warp_rows * (columns / warp_columns) * (warpgroups() ? 128 : 32); }
-};
-
 class Products {
  public:
   virtual ~Products() = default;

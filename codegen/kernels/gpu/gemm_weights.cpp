@@ -46,6 +46,59 @@ class Copied final : public WeightTile {
   const bool masked_;
 };
 
+/// Swizzled bf16: tiles that are in memory as they will be here. Past the last row the last tile comes again.
+class Tiles : public WeightTile {
+ public:
+  Tiles(Builder& b, Matrix w, const Buffer& tile, int rows, Ex n0) : b_(b), w_(w), tile_(tile) {
+    const int64_t groups = (w.n + kTileSide - 1) / kTileSide;
+    for (int64_t i = 0; i < rows / kTileSide; ++i)
+      from_.push_back(b.let(cast(Elem::I64, min(n0 / kTileSide + Ex(i), Ex(groups - 1))) * (swizzled_group_bytes(w.k) / 2)));
+  }
+
+  /// Each thread has 16 bytes at a time.
+  void copy(Ex step, Ex to) override {
+    const Ex at = b_.let(cast(Elem::I64, step) * kTile);
+    const int together = b_.block_threads() * kChunk;
+    for (size_t i = 0; i < from_.size(); ++i)
+      for (int begin = 0; begin < kTile; begin += together) {
+        const Ex mine = b_.thread() * kChunk + Ex(begin);
+        b_.async_copy(tile_, to + Ex(int64_t(i) * kTile) + mine, w_.data, from_[i] + at + cast(Elem::I64, mine));
+      }
+  }
+
+ protected:
+  static constexpr int kTile = kTileSide * kTileSide;
+  Builder& b_;
+  const Matrix w_;
+  const Buffer& tile_;
+  std::vector<Ex> from_;   ///< by tile of the block
+};
+
+/// The same by bulk copies: one thread begins them, and the mbarrier of a stage counts what has come.
+class BulkTiles final : public Tiles {
+ public:
+  BulkTiles(Builder& b, Matrix w, const Buffer& tile, const Tile& t, Ex n0)
+      : Tiles(b, w, tile, t.columns, n0), stages_(t.stages), full_(b.shared("full", Elem::I64, t.stages)) {
+    b.if_(b.thread() == Ex(0), [&] {
+      for (int s = 0; s < stages_; ++s) b.mbarrier_init(full_, Ex(s), 1);
+    });
+  }
+
+  void copy(Ex step, Ex to) override {
+    b_.if_(b_.thread() == Ex(0), [&] {
+      const Ex stage = b_.let(step % stages_), at = b_.let(cast(Elem::I64, step) * kTile);
+      b_.mbarrier_expect(full_, stage, int64_t(from_.size()) * kTile * 2);
+      for (size_t i = 0; i < from_.size(); ++i) b_.bulk_copy(tile_, to + Ex(int64_t(i) * kTile), w_.data, from_[i] + at, kTile * 2, full_, stage);
+    });
+  }
+
+  void wait(Ex step) override { b_.mbarrier_wait(full_, step % stages_, step / stages_ % 2); }
+
+ private:
+  const int stages_;
+  const Buffer full_;
+};
+
 /// f16 and f32: what is past the last row or column is what is there; x is zero in columns past the last.
 class Converted final : public WeightTile {
  public:
@@ -141,9 +194,12 @@ class Dequantized final : public WeightTile {
 
 }  // namespace
 
-std::unique_ptr<WeightTile> weight_tile(Builder& b, const ir::Type& type, const Buffer& w, const Buffer& tile, int rows, Ex n0) {
+std::unique_ptr<WeightTile> weight_tile(Builder& b, const ir::Type& type, const Buffer& w, const Buffer& tile, const Tile& t, Ex n0) {
+  const int rows = t.columns;
   const Matrix m = {w, *type.dim(0).constant(), *type.dim(1).constant()};
   if (ir::info(type.dtype).quantized) return std::make_unique<Dequantized>(b, type.dtype, m, tile, rows, n0);
+  if (type.layout == ir::Layout::Swizzled && t.warpgroups()) return std::make_unique<BulkTiles>(b, m, tile, t, n0);
+  if (type.layout == ir::Layout::Swizzled) return std::make_unique<Tiles>(b, m, tile, rows, n0);
   if (type.dtype == DType::BF16) return std::make_unique<Copied>(b, m, tile, rows, n0);
   return std::make_unique<Converted>(b, m, tile, rows, n0);
 }

@@ -3,8 +3,9 @@
 // token's result has the same bits whatever the tokens beside it.
 //
 // Quantized: 16 lanes have a block of 32 columns (rows16.h).
-// Dense (row-major): a warp has 4 rows or more, a lane 16 bytes of each.
+// Dense (row-major or swizzled): a warp has 4 rows or more, a lane 16 bytes of each.
 #include "codegen/kernels/gpu/epilogue.h"
+#include "codegen/kernels/gpu/gemm_weights.h"
 #include "codegen/kernels/gpu/gpu.h"
 #include "codegen/kernels/gpu/rows16.h"
 #include "codegen/pack.h"
@@ -26,6 +27,7 @@ struct Shape {
   DType format = DType::F32;
   int64_t groups = 1;            ///< of 16 rows in a block
   int warps = 0;                 ///< of a group
+  bool swizzled = false;         ///< dense weights in tiles
   bool quantized() const { return ir::info(format).quantized; }
 };
 
@@ -41,8 +43,9 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
   s.k = *w.dim(1).constant();
   s.format = w.dtype;
   const bool packed = w.layout == ir::Layout::Rows16;
+  s.swizzled = w.layout == ir::Layout::Swizzled;
   if (s.quantized() != packed || s.quantized() != (x.dtype == DType::Q8A) || s.linear->operand(0)->kind != ir::Value::Kind::Argument)
-    return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected q8a with rows16, or f32 with row-major floats");
+    return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected q8a with rows16, or f32 with row-major or swizzled floats");
   s.warps = int(kDecodeThreads / 32 / s.groups);
   return s;
 }
@@ -203,18 +206,35 @@ class Gemv {
     }
   }
 
+  using Address = std::function<Ex(Ex c, int64_t i)>;   ///< of chunk c of row `first` + i of the group
+
+  /// Past the last row that row again.
+  Address rows_of_w(Ex first, int64_t chunk) {
+    std::vector<Ex> begin;
+    for (int64_t i = 0; i < lane_rows_; ++i) begin.push_back(b_.let(cast(Elem::I64, min(group_ * kRows + first + Ex(i), Ex(s_.n - 1))) * s_.k));
+    return [=](Ex c, int64_t i) { return begin[size_t(i)] + cast(Elem::I64, c * chunk); };
+  }
+
+  /// The rows are of one tile after the other, and a lane's chunks all in one place of these. There are rows past the last to fill tiles.
+  Address swizzled_rows(Ex first) {
+    const Ex row = b_.let(group_ * kRows + first), last_tile = Ex((s_.n - 1) / kTileSide);
+    const Ex begin = b_.let(cast(Elem::I64, min(row / kTileSide, last_tile)) * (swizzled_group_bytes(s_.k) / 2));
+    std::vector<Ex> place;
+    for (int64_t i = 0; i < lane_rows_; ++i) place.push_back(b_.let(swizzled(row % kTileSide + Ex(i), lane_ % kRowChunks)));
+    return [=](Ex c, int64_t i) { return begin + cast(Elem::I64, c / kRowChunks * (kTileSide * kTileSide) + place[size_t(i)]); };
+  }
+
   // --- dense ---------------------------------------------------------------------------------------------------------
 
   void dense(Ex t0, bool wait) {
     reset(t0);
     const int64_t widest = 16 / elem_bytes(w_.elem), chunk = s_.k % widest == 0 ? widest : 1, piece = std::min<int64_t>(chunk, 4);
     const Ex first = b_.let(warp_ % s_.warps * lane_rows_);
-    std::vector<Ex> begin;  // of the warp's rows; past the last row that row again
-    for (int64_t i = 0; i < lane_rows_; ++i) begin.push_back(b_.let(cast(Elem::I64, min(group_ * kRows + first + Ex(i), Ex(s_.n - 1))) * s_.k));
+    const auto address = s_.swizzled ? swizzled_rows(first) : rows_of_w(first, chunk);
     stream(lane_, s_.k / chunk, 32, wait,
            [&](Ex c) {
              Raw raw;
-             for (const Ex& row : begin) raw.push_back(b_.load({w_.elem, int(chunk)}, w_, row + cast(Elem::I64, c * chunk)));
+             for (int64_t i = 0; i < lane_rows_; ++i) raw.push_back(b_.load({w_.elem, int(chunk)}, w_, address(c, i)));
              return raw;
            },
            [&](Ex c, const Raw& raw) {

@@ -14,7 +14,7 @@ struct GpuTarget {
 /// What all these architectures have; none: every GPU.
 GpuTarget gpu_target(const std::vector<std::string>& archs);
 
-/// y = x w^T for few rows: x in f32 or q8a. Weights of quantized types are in Rows16, others row-major.
+/// y = x w^T for few rows: x in f32 or q8a. Weights of quantized types are in Rows16, others row-major or swizzled.
 Result<LoweredKernel> lower_gpu_gemv(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 /// The same for many rows, in matrix products: x in bf16, row-major.
 Result<LoweredKernel> lower_gpu_gemm(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target);
