@@ -1,6 +1,6 @@
 // quantize-activations: activations in the type the kernels multiply. A linear with a quantized weight reads its input
 // as q8a (int8 blocks of 32), so that its products are integers. In graphs that can have `bf16_rows` rows or more, linears (all,
-// or those with dense weights) read bf16 instead, and so do queries of flash attention if asked. Users of one input share it.
+// or those with dense weights; those with f32 weights if asked) read bf16 instead, and so do queries of flash attention if asked. Users of one input share it.
 
 #include "llvm/ADT/DenseMap.h"
 #include "passes/plan_memory.h"
@@ -18,7 +18,7 @@ class Quantizer {
  public:
   Quantizer(Module& m, Graph& g, const Options& options)
       : graph_(g), ranges_(entry_ranges(m, g)), bf16_rows_(options.get_int("bf16_rows", 0)), layout_(options.get("bf16_layout", "tiles")),
-        all_linears_(options.get("bf16_linears", "all") == "all"), queries_(options.get("bf16_queries", "no") == "yes") {}
+        all_linears_(options.get("bf16_linears", "all") == "all"), f32_(options.get("bf16_f32", "no") == "yes"), queries_(options.get("bf16_queries", "no") == "yes") {}
 
   Status run() {
     for (Operation& op : graph_.ops) {
@@ -36,7 +36,7 @@ class Quantizer {
     const DType weight = op.operand(1)->type.dtype;
     const std::optional<int64_t> k = x->type.dim(-1).constant();
     if (x->type.dtype != DType::F32) return ok();
-    if (many(rows_of(x->type)) && weight != DType::F32 && (all_linears_ || !info(weight).quantized) && k && *k % kMatrixColumns == 0) {
+    if (many(rows_of(x->type)) && (f32_ || weight != DType::F32) && (all_linears_ || !info(weight).quantized) && k && *k % kMatrixColumns == 0) {
       PRISM_TRY(Value* narrow, bf16(x, layout_, &op));
       op.set_operand(0, narrow);
       return ok();
@@ -93,7 +93,7 @@ class Quantizer {
   Dim::Ranges ranges_;
   int64_t bf16_rows_;
   std::string layout_;
-  bool all_linears_, queries_;
+  bool all_linears_, f32_, queries_;
   llvm::DenseMap<Value*, Value*> q8a_, bf16_, tiles_;
   llvm::DenseMap<Value*, Value*> narrow_;  // what a widened value was made of
 };

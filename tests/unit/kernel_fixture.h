@@ -119,8 +119,8 @@ class KernelFixture {
       w->data = data_[w->value.name].data();
       w->bytes = data_[w->value.name].size();
     }
-    const std::string types = isa == rt::Isa::Amx      ? "quantize-activations{bf16_rows=17,bf16_queries=yes}"
-                              : isa == rt::Isa::Avx512 ? "quantize-activations{bf16_rows=17,bf16_layout=row_major,bf16_linears=dense,bf16_queries=yes}"
+    const std::string types = isa == rt::Isa::Amx      ? "quantize-activations{bf16_rows=17,bf16_f32=yes,bf16_queries=yes}"
+                              : isa == rt::Isa::Avx512 ? "quantize-activations{bf16_rows=17,bf16_layout=row_major,bf16_linears=dense,bf16_f32=yes,bf16_queries=yes}"
                                                        : "quantize-activations";
     PRISM_CHECK(run(*original_, types));  // what the int8 kernels compute, exactly
     PRISM_CHECK(run(*module_, "fuse-attention," + types + ",pack-weights,dce,fuse-epilogues,plan-memory"));
