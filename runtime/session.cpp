@@ -65,8 +65,8 @@ class LanguageSession final : public Session {
     return std::unique_ptr<Session>(std::move(s));
   }
 
-  Status feed(std::span<const int32_t> ids) override { return advance(step_for(false), ids); }
-  Status step(int32_t id) override { return advance(step_for(true), {&id, 1}); }
+  Status feed(std::span<const int32_t> ids) override { return advance(step_for(How::Feed), ids); }
+  Status step(int32_t id) override { return advance(step_for(How::Step), {&id, 1}); }
 
   Result<std::span<const float>> logits() override {
     PRISM_CHECK(check_logits());
@@ -87,8 +87,8 @@ class LanguageSession final : public Session {
     PRISM_CHECK(check(ids));
     last_ = nullptr;
     const int64_t before = position_;
-    const Step& step = verify_.entry ? verify_ : decode_.entry ? decode_ : prefill_;
-    const size_t most = verify_.entry ? size_t(std::min(verify_.max_seq, verify_.max_out)) : 1;
+    const Step& step = step_for(How::Score);
+    const auto most = size_t(at_once(How::Score));
     for (size_t done = 0; done < ids.size();) {
       const auto chunk = ids.subspan(done).first(std::min(ids.size() - done, most));
       if (Status s = run(step, chunk, int64_t(chunk.size())); !s) {
@@ -113,13 +113,13 @@ class LanguageSession final : public Session {
   int64_t position() const override { return position_; }
   KvStats kv_stats() const override { return executor_->kv_stats(position_, capacity_); }
 
-  Result<Amounts> amounts(int64_t position, int64_t count, bool one_by_one) const override {
-    const Step& step = step_for(one_by_one);
+  Result<Amounts> amounts(int64_t position, int64_t count, How how) const override {
+    const Step& step = step_for(how);
     std::vector<int64_t> dims = dims_;
     Amounts sum;
     for (const int64_t end = position + count; position < end;) {
-      const int64_t piece = std::min(end - position, one_by_one ? 1 : step.max_seq);
-      set_dims(dims, piece, position, 1);
+      const int64_t piece = std::min(end - position, at_once(how));
+      set_dims(dims, piece, position, how == How::Score ? piece : 1);
       PRISM_TRY(const Amounts a, amounts_of(*program_, *step.entry, dims));
       sum += a;
       position += piece;
@@ -128,7 +128,15 @@ class LanguageSession final : public Session {
   }
 
  private:
-  const Step& step_for(bool single) const { return (single ? decode_ : prefill_).entry ? (single ? decode_ : prefill_) : single ? prefill_ : decode_; }
+  const Step& step_for(How how) const {
+    if (how == How::Score && verify_.entry) return verify_;
+    if (how == How::Feed) return prefill_.entry ? prefill_ : decode_;
+    return decode_.entry ? decode_ : prefill_;
+  }
+  int64_t at_once(How how) const {
+    if (how == How::Feed) return step_for(how).max_seq;
+    return how == How::Score && verify_.entry ? std::min(verify_.max_seq, verify_.max_out) : 1;
+  }
   static int64_t round_up_context(int64_t n) { return int64_t(round_up(uint64_t(n), kKvCapacityMultiple)); }
 
   /// context_length 0: the model does not say.
@@ -151,7 +159,8 @@ class LanguageSession final : public Session {
     if (!step.entry) return step;
     const EntryPoint& e = *step.entry;
     if (at_.seq) step.max_seq = e.dim_max[*at_.seq];
-    if (at_.out) step.max_out = e.dim_max[*at_.out];
+    PRISM_TRY(step.max_out, most_logits(e));
+    step.max_out = std::min(step.max_out, step.max_seq);
     if (step.max_seq < 1 || step.max_out < 1)
       return error(name_, ": entry point ", quoted(e.name), ": found at most ", step.max_seq, " ids and ", step.max_out,
                    " logits, expected at least 1");
@@ -159,6 +168,16 @@ class LanguageSession final : public Session {
     PRISM_TRY(step.logits, find_slot(e, e.outputs, "logits", "f32", uint64_t(step.max_out), uint64_t(vocab_)));
     PRISM_TRY(step.largest, find_largest(exe.entry(e.name + kLargestSuffix)));
     return step;
+  }
+
+  /// Rows of logits at most.
+  Result<int64_t> most_logits(const EntryPoint& e) const {
+    for (const Slot& s : e.outputs)
+      if (s.name == "logits" && s.shape.size() > 1) {
+        const auto most = s.shape.front().evaluate(e.dim_max);
+        return most ? *most : Result<int64_t>(error(name_, ": entry point ", quoted(e.name), ": rows of logits: ", most.message()));
+      }
+    return at_.out ? e.dim_max[*at_.out] : 1;
   }
 
   Result<Largest> find_largest(const EntryPoint* e) const {
@@ -277,7 +296,7 @@ Result<int32_t> Session::sample(Sampler& sampler) {
   return sampler.sample(all);
 }
 
-Result<Amounts> Session::amounts(int64_t, int64_t, bool) const { return Amounts{}; }
+Result<Amounts> Session::amounts(int64_t, int64_t, How) const { return Amounts{}; }
 
 Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<Executable> exe, const SessionOptions& options) {
   return LanguageSession::create(std::move(exe), options);

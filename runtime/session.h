@@ -47,8 +47,9 @@ class Session {
   virtual void rewind(int64_t positions) = 0;  ///< forget all positions from `positions` on
   virtual int64_t position() const = 0;
   virtual KvStats kv_stats() const = 0;
-  /// What feeding `count` ids from `position` on moves and computes at least; `one_by_one`: what so many steps do. Zeros: unknown.
-  virtual Result<Amounts> amounts(int64_t position, int64_t count, bool one_by_one) const;
+  /// What `count` ids from `position` on make a session move and compute at least, fed, stepped or scored. Zeros: unknown.
+  enum class How { Feed, Step, Score };
+  virtual Result<Amounts> amounts(int64_t position, int64_t count, How how) const;
 };
 
 }  // namespace prism::rt

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "codegen/limits.h"
 #include "tools/commands.h"
@@ -18,15 +19,19 @@ using nlohmann::json;
 
 struct Options {
   std::string model, isa, target, profile;
-  std::vector<int64_t> prompts = {512}, counts = {128}, depths = {0};
+  std::vector<int64_t> prompts = {512}, counts = {128}, scores, depths = {0};
   std::vector<unsigned> threads = {2};
   unsigned repeats = 5;
   bool persistent = false, json = false, limits = true;
 };
 
+using How = rt::Session::How;
+
+const char* phase_name(How how) { return how == How::Feed ? "prefill" : how == How::Step ? "decode" : "verify"; }
+
 /// A thing to measure.
 struct Row {
-  bool decode = false;
+  How how = How::Feed;
   int64_t tokens = 0, depth = 0;
   unsigned threads = 0;
   rt::Amounts amounts;          ///< of all its tokens
@@ -58,14 +63,18 @@ std::vector<int32_t> some_ids(int64_t n, int64_t vocab) {
 /// One round of a row; the session stands at its depth before and after.
 Status measure(rt::Session& session, rt::Sampler& greedy, Row& row, std::span<const int32_t> ids, bool count) {
   const auto start = std::chrono::steady_clock::now();
-  if (row.decode) {
-    for (int32_t id : ids) {
-      PRISM_CHECK(session.step(id));
-      PRISM_CHECK(session.sample(greedy));  // what generating a token takes
-    }
-  } else {
-    PRISM_CHECK(session.feed(ids));
-    PRISM_CHECK(session.sample(greedy));
+  switch (row.how) {
+    case How::Feed:
+      PRISM_CHECK(session.feed(ids));
+      PRISM_CHECK(session.sample(greedy));
+      break;
+    case How::Step:
+      for (int32_t id : ids) {
+        PRISM_CHECK(session.step(id));
+        PRISM_CHECK(session.sample(greedy));  // what generating a token takes
+      }
+      break;
+    case How::Score: PRISM_CHECK(session.score(ids, [](size_t, std::span<const float>) {})); break;
   }
   if (count) row.rates.push_back(double(ids.size()) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   session.rewind(row.depth);
@@ -75,7 +84,7 @@ Status measure(rt::Session& session, rt::Sampler& greedy, Row& row, std::span<co
 /// All rows of some threads; those of a depth take turns.
 Status measure_rows(const Options& o, const std::shared_ptr<rt::Executable>& executable, unsigned threads, rt::Profile* profile, std::vector<Row>& rows) {
   const auto most = [](const std::vector<int64_t>& v) { return v.empty() ? 0 : *std::max_element(v.begin(), v.end()); };
-  PRISM_TRY(auto session, about(o.model, rt::Session::create(executable, {threads, most(o.depths) + std::max(most(o.prompts), most(o.counts)) + 1, o.persistent, profile})));
+  PRISM_TRY(auto session, about(o.model, rt::Session::create(executable, {threads, most(o.depths) + std::max({most(o.prompts), most(o.counts), most(o.scores)}) + 1, o.persistent, profile})));
   PRISM_TRY(auto greedy, rt::Sampler::create({}));
   const int64_t vocab = executable->program().vocab;
   for (const int64_t depth : o.depths) {
@@ -83,12 +92,14 @@ Status measure_rows(const Options& o, const std::shared_ptr<rt::Executable>& exe
     if (depth > 0) PRISM_CHECK(session->feed(some_ids(depth, vocab)));
     std::vector<Row> here;
     for (const int64_t n : o.prompts)
-      if (n > 0) here.push_back({false, n, depth, threads});
+      if (n > 0) here.push_back({How::Feed, n, depth, threads});
     for (const int64_t n : o.counts)
-      if (n > 0) here.push_back({true, n, depth, threads});
+      if (n > 0) here.push_back({How::Step, n, depth, threads});
+    for (const int64_t n : o.scores)
+      if (n > 0) here.push_back({How::Score, n, depth, threads});
     for (Row& row : here) {
-      PRISM_TRY(row.amounts, session->amounts(depth, row.tokens, row.decode));
-      const int64_t warm_up = row.decode ? std::min<int64_t>(row.tokens, 8) : row.tokens;  // a prompt's cache is in memory then
+      PRISM_TRY(row.amounts, session->amounts(depth, row.tokens, row.how));
+      const int64_t warm_up = row.how == How::Step ? std::min<int64_t>(row.tokens, 8) : row.tokens;  // a prompt's cache is in memory then
       PRISM_CHECK(measure(*session, greedy, row, some_ids(warm_up, vocab), false));
     }
     if (profile) profile->clear();
@@ -99,16 +110,25 @@ Status measure_rows(const Options& o, const std::shared_ptr<rt::Executable>& exe
   return ok();
 }
 
+/// What each further token of a scored row costs, as a fraction of a decoded one; nullopt without a row to compare with.
+std::optional<double> extra_row(const Row& r, const std::vector<Row>& rows) {
+  if (r.how != How::Score || r.tokens < 2) return std::nullopt;
+  const auto step = std::find_if(rows.begin(), rows.end(), [&](const Row& s) { return s.how == How::Step && s.depth == r.depth && s.threads == r.threads; });
+  if (step == rows.end()) return std::nullopt;
+  return (double(r.tokens) / r.median() * step->median() - 1) / double(r.tokens - 1);
+}
+
 json to_json(const codegen::Limits& l, unsigned threads) {
   return {{"threads", threads}, {"read_bytes_per_second", l.read}, {"int8_operations_per_second", l.int8}, {"bf16_operations_per_second", l.bf16},
           {"f32_operations_per_second", l.f32}};
 }
 
-json to_json(const Row& r, const LimitsByThreads& limits) {
-  json out = {{"phase", r.decode ? "decode" : "prefill"}, {"tokens", r.tokens}, {"depth", r.depth}, {"threads", r.threads}, {"median", r.median()},
+json to_json(const Row& r, const std::vector<Row>& rows, const LimitsByThreads& limits) {
+  json out = {{"phase", phase_name(r.how)}, {"tokens", r.tokens}, {"depth", r.depth}, {"threads", r.threads}, {"median", r.median()},
               {"min", r.least()}, {"max", r.most()}, {"samples", r.rates}, {"bytes_per_token", r.bytes_per_token()},
               {"operations_per_token", double(r.amounts.operations) / double(r.tokens)}, {"bytes_per_second", r.bytes_per_second()},
               {"operations_per_second", r.operations_per_second()}};
+  if (const auto extra = extra_row(r, rows)) out["extra_row"] = *extra;
   if (const auto l = limits.find(r.threads); l != limits.end()) {
     out["of_limits"] = {{"read", r.bytes_per_second() / l->second.read}, {"int8", r.operations_per_second() / l->second.int8},
                         {"f32", r.operations_per_second() / l->second.f32}};
@@ -138,10 +158,13 @@ void print_table(const std::vector<Row>& rows, const LimitsByThreads& limits) {
     const auto found = limits.find(r.threads);
     const codegen::Limits l = found == limits.end() ? codegen::Limits() : found->second;
     const double bytes = r.bytes_per_second(), operations = r.operations_per_second();
-    printf("%-8s %6lld %6lld %7u %10.1f  %-20s %9.3f %8.2f %7s %9.1f %7s %7s %7s\n", r.decode ? "decode" : "prefill", (long long)r.tokens, (long long)r.depth, r.threads,
+    printf("%-8s %6lld %6lld %7u %10.1f  %-20s %9.3f %8.2f %7s %9.1f %7s %7s %7s\n", phase_name(r.how), (long long)r.tokens, (long long)r.depth, r.threads,
            r.median(), spread, 1e-6 * r.bytes_per_token(), 1e-9 * bytes, of(bytes, l.read).c_str(), 1e-9 * operations, of(operations, l.int8).c_str(),
            of(operations, l.bf16).c_str(), of(operations, l.f32).c_str());
   }
+  for (const Row& r : rows)
+    if (const auto extra = extra_row(r, rows))
+      printf("verify of %lld, depth %lld, %u threads: a further token costs %.3f of a decoded one\n", (long long)r.tokens, (long long)r.depth, r.threads, *extra);
 }
 
 Status run(const Options& o) {
@@ -165,7 +188,7 @@ Status run(const Options& o) {
     json out = {{"model", p.name}, {"architecture", architecture}, {"isa", p.codes.at(0).isa}, {"weight_bytes", p.weight_bytes}, {"load_ms", model.load_seconds * 1e3},
                 {"limits", json::array()}, {"rows", json::array()}};
     for (const auto& [threads, l] : limits) out["limits"].push_back(to_json(l, threads));
-    for (const Row& r : rows) out["rows"].push_back(to_json(r, limits));
+    for (const Row& r : rows) out["rows"].push_back(to_json(r, rows, limits));
     printf("%s\n", out.dump(2, ' ', false, json::error_handler_t::replace).c_str());
     return ok();
   }
@@ -189,6 +212,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   const CLI::Range positions(int64_t(0), int64_t(1) << 30);
   list(*c, "-p,--prompt-tokens", o->prompts, "Tokens of prefill, for example 512,4096; 0 skips it")->check(positions);
   list(*c, "-n,--count", o->counts, "Tokens to decode; 0 skips it")->check(positions);
+  list(*c, "--verify", o->scores, "Tokens scored at once, as drafts of others are: their cost beside a decoded one's")->check(positions);
   list(*c, "-d,--depth", o->depths, "Positions already in the cache")->check(positions);
   list(*c, "-t,--threads", o->threads, "Threads")->check(CLI::Range(1, 1024));
   c->add_option("-r,--repeats", o->repeats, "Counted rounds, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));

@@ -77,7 +77,10 @@ class Linear {
     } else {
       const Ex m = b_.let(r_.dim(rows));
       if (groups_ % 2 == 0 && quantized) PRISM_CHECK(panel_tiles(m, done));
-      for (int t : quantized ? std::vector{8, 4, 2, 1} : std::vector{kTileTokens, 8, 4, 2, 1}) PRISM_CHECK(tiles(m, done, t, [&](Ex t0) { return tile(t0, t); }));
+      last_token_ = b_.let(m - Ex(1));
+      const std::vector<int> sizes = quantized ? std::vector{8, 6, 4, 2, 1} : std::vector{kTileTokens, 8, 4, 2, 1};
+      for (size_t i = 0; i < sizes.size(); ++i)
+        PRISM_CHECK(tiles(m, done, sizes[i], i + 1 < sizes.size() ? sizes[i + 1] + 1 : 1, [&](Ex t0) { return tile(t0, sizes[i]); }));
     }
     return r_.finish(ir::Dim(ceil_div_(n_, kLanes * groups_)));
   }
@@ -85,13 +88,13 @@ class Linear {
  private:
   static int64_t ceil_div_(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-  /// Tiles of t tokens from `done` on, as long as there are t.
-  Status tiles(Ex m, Ex done, int t, const std::function<Status(Ex)>& tile) {
+  /// Tiles of t tokens from `done` on, as long as there are `least`.
+  Status tiles(Ex m, Ex done, int t, int least, const std::function<Status(Ex)>& tile) {
     Status status = ok();
-    b_.for_(done, b_.let(m - Ex(t - 1)), t, [&](Ex t0) {
+    b_.for_(done, b_.let(m - Ex(least - 1)), t, [&](Ex t0) {
       if (Status s = tile(t0); !s) status = s;
     });
-    b_.assign(done, done + (m - done) / int64_t(t) * int64_t(t));
+    b_.assign(done, min(m, done + (m - done + Ex(t - least)) / int64_t(t) * int64_t(t)));
     return status;
   }
 
@@ -113,7 +116,7 @@ class Linear {
             if (!w.zero) b_.store(scales_, scales_at(g, k, w.parts + p), Ex(0.0) - w.minimum[p]);
           }
         });
-      status = tiles(m, done, t, [&](Ex t0) {
+      status = tiles(m, done, t, t, [&](Ex t0) {
         for (int g = 0; g < groups_; g += 2) dot_panel(g, t0, t);
         return epilogues(t0, Ex(t));
       });
@@ -166,7 +169,7 @@ class Linear {
     for (size_t h = 0; h < 2; ++h) store_sums(g + int(h), {acc.begin() + long(h * n), acc.begin() + long((h + 1) * n)});
   }
 
-  /// Computes and stores all outputs of this task for tokens t0 .. t0+t-1.
+  /// Computes and stores all outputs of this task for tokens t0 .. t0+t-1, as far as there are so many.
   Status tile(Ex t0, int t) {
     const bool quantized = ir::info(format_).quantized && !pairs_;
     const int together = quantized ? 1 : t <= 4 && !pairs_ ? 4 : 2;
@@ -176,7 +179,7 @@ class Linear {
       else if (pairs_) dot_pairs(g, wide, t0, t);
       else dot_dense(g, wide, t0, t);
     }
-    return epilogues(t0, Ex(t));
+    return epilogues(t0, t == 1 ? Ex(1) : b_.let(min(Ex(t), last_token_ + Ex(1) - t0)));
   }
 
   void store_sums(int g, const std::vector<Ex>& acc) {
@@ -190,6 +193,9 @@ class Linear {
     if (quantized_.size) b_.for_(0, t, 1, [&](Ex i) { quantize(b_.let(t0 + i), i); });
     return status;
   }
+
+  /// Token i of a tile; past the last one that again, whose result is dropped.
+  Ex token(Ex t0, int i) const { return i == 0 ? t0 : min(t0 + Ex(i), last_token_); }
 
   int64_t group_words() const { return k_ / 2 * kLanes; }
 
@@ -260,7 +266,7 @@ class Linear {
     const Buffer& x = r_.buffer(x_);
     std::vector<Ex> row, acc;
     for (int i = 0; i < t; ++i) {
-      row.push_back(b_.let((t0 + Ex(i)) * row_bytes()));
+      row.push_back(b_.let(token(t0, i) * row_bytes()));
       acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
     }
     for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, kPrefetchBytes, [&](Ex k, const WeightBlock& w) {
@@ -302,7 +308,7 @@ class Linear {
     std::vector<std::vector<Ex>> acc(static_cast<size_t>(wide));
     std::vector<Ex> row;
     for (int i = 0; i < t; ++i) {
-      row.push_back(b_.let((t0 + Ex(i)) * k_));
+      row.push_back(b_.let(token(t0, i) * k_));
       for (auto& a : acc) a.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
     }
     b_.for_(0, steps, 1, [&](Ex k) {
@@ -457,7 +463,7 @@ class Linear {
   Buffer scales_;            ///< [group][block][4][16]
   Buffer quantized_;         ///< values of the result that is q8a [token of the tile][slot][16]
   Buffer y_;                 ///< finished sums [group][token of the tile][16]
-  Ex first_group_;
+  Ex first_group_, last_token_;
 };
 
 }  // namespace

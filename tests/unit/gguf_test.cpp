@@ -143,7 +143,7 @@ TEST(Gguf, RefusesBadTensors) {
   EXPECT_ERROR(one({uint64_t(1) << 32, uint64_t(1) << 32}, 0, 0),
                "tensor 'w': found more than 9223372036854775807 elements");
   EXPECT_ERROR(one({uint64_t(1) << 62}, 0, 0), "tensor 'w': found a size that does not fit 64 bits");
-  EXPECT_ERROR(one({4}, 11, 0), "tensor 'w': found type Q3_K (id 11), which is not supported");
+  EXPECT_ERROR(one({4}, 16, 0), "tensor 'w': found type IQ2_XXS (id 16), which is not supported");
   EXPECT_ERROR(one({4}, 1000, 0), "tensor 'w': found type id 1000, which is not supported");
   EXPECT_ERROR(one({4}, UINT32_MAX, 0), "tensor 'w': found type id 4294967295, which is not supported");
   EXPECT_ERROR(one({48}, 2, 0), "tensor 'w': found rows of 48 elements, expected a multiple of 32 for q4_0");
