@@ -131,7 +131,7 @@ class Generator {
   Status cache_type(const ir::Value& kv) const {
     const ir::DType t = kv.type.dtype;
     if (t == ir::DType::F16 || (!gpu() && (t == ir::DType::BF16 || t == ir::DType::F32))) return ok();
-    return error("KV cache %", kv.name, ": found ", ir::info(t).name, ", expected f16", gpu() ? ", the only type on GPUs" : ", bf16 or f32");
+    return error("KV cache %", kv.name, " (see --kv): found ", ir::info(t).name, ", expected f16", gpu() ? ", the only type on GPUs" : ", bf16 or f32");
   }
 
   Status entry(const ir::Graph& g) {
