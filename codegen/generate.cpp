@@ -127,6 +127,13 @@ class Generator {
     return ok();
   }
 
+  /// GPU kernels multiply keys and values as they are copied, in f16.
+  Status cache_type(const ir::Value& kv) const {
+    const ir::DType t = kv.type.dtype;
+    if (t == ir::DType::F16 || (!gpu() && (t == ir::DType::BF16 || t == ir::DType::F32))) return ok();
+    return error("KV cache %", kv.name, " (see --kv): found ", ir::info(t).name, ", expected f16", gpu() ? ", the only type on GPUs" : ", bf16 or f32");
+  }
+
   Status entry(const ir::Graph& g) {
     rt::EntryPoint e;
     e.name = g.name;
@@ -149,6 +156,7 @@ class Generator {
     size_t input = 0;
     for (const auto& a : g.args) {
       if (a->type.is_kv()) {
+        PRISM_CHECK(cache_type(*a));
         const uint32_t layer = uint32_t(kv_layer.size());
         kv_layer[a.get()] = layer;
         rt::KvLayer spec{std::string(ir::info(a->type.dtype).name), *a->type.dim(1).constant(), *a->type.dim(2).constant(), 0};

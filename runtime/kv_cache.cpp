@@ -7,6 +7,7 @@ namespace prism::rt {
 
 Result<KvLayout> KvLayout::create(const std::vector<KvLayer>& layers, int64_t capacity, const std::string& what) {
   KvLayout kv;
+  if (!layers.empty()) kv.dtype_ = layers[0].dtype;
   for (const KvLayer& l : layers) {
     const uint64_t values = uint64_t(l.heads) * uint64_t(l.head_size);  // of one position in one plane; validated small
     const uint64_t per_position = values * (l.dtype == "f32" ? 4 : 2);
@@ -24,7 +25,8 @@ Result<KvLayout> KvLayout::create(const std::vector<KvLayer>& layers, int64_t ca
 }
 
 KvStats KvLayout::stats(int64_t positions, int64_t capacity) const {
-  return {.positions = positions,
+  return {.dtype = dtype_,
+          .positions = positions,
           .capacity = capacity,
           .bytes_used = uint64_t(positions) * bytes_per_position_,
           .bytes_allocated = bytes_,

@@ -22,6 +22,7 @@ class KvLayout {
   KvStats stats(int64_t positions, int64_t capacity) const;
 
  private:
+  std::string dtype_;
   std::vector<uint64_t> planes_;  // offsets of K and V of each layer
   uint64_t bytes_ = 0, bytes_per_position_ = 0, f32_bytes_per_position_ = 0;
 };

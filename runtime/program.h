@@ -112,7 +112,7 @@ struct Weight {
   int64_t interleave = 0;
 };
 
-/// One layer of the KV cache. K: f16 [heads][capacity/16][head_size][16], V: f16 [heads][capacity][head_size];
+/// One layer of the KV cache. K: [heads][capacity/16][head_size][16], V: [heads][capacity][head_size], of f16, bf16 or f32;
 /// capacity (the dim "ctx") is a multiple of 64.
 struct KvLayer {
   std::string dtype;

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "runtime/executable.h"
@@ -21,6 +22,7 @@ struct SessionOptions {
 };
 
 struct KvStats {
+  std::string dtype;         ///< of the first layer
   int64_t positions = 0, capacity = 0;
   uint64_t bytes_used = 0, bytes_allocated = 0;
   uint64_t bytes_per_position = 0;

@@ -117,8 +117,8 @@ class Validator {
   Status kv_layer(size_t i) const {
     const KvLayer& l = p_.kv[i];
     const std::string what = "KV layer " + std::to_string(i);
-    if (l.dtype != "f16" && l.dtype != "f32")
-      return error(file_, ": ", what, ": found dtype ", quoted(l.dtype), ", expected \"f16\" or \"f32\"");
+    if (l.dtype != "f16" && l.dtype != "bf16" && l.dtype != "f32")
+      return error(file_, ": ", what, ": found dtype ", quoted(l.dtype), ", expected \"f16\", \"bf16\" or \"f32\"");
     PRISM_CHECK(range(what + ": heads", l.heads, 1, kMaxKvHeads));
     PRISM_CHECK(range(what + ": head size", l.head_size, 1, kMaxKvHeadSize));
     return range(what + ": window", l.window, 0, kMaxDim);

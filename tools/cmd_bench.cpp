@@ -18,7 +18,7 @@ namespace {
 using nlohmann::json;
 
 struct Options {
-  std::string model, isa, target, profile;
+  std::string model, isa, target, kv, profile;
   std::vector<int64_t> prompts = {512}, counts = {128}, scores, depths = {0};
   std::vector<unsigned> threads = {2};
   unsigned repeats = 5;
@@ -170,7 +170,7 @@ void print_table(const std::vector<Row>& rows, const LimitsByThreads& limits) {
 Status run(const Options& o) {
   if (!o.profile.empty() && (o.threads.size() != 1 || o.depths.size() != 1))
     return error("--profile: found ", o.threads.size(), " numbers of threads and ", o.depths.size(), " depths, expected one of each");
-  PRISM_TRY(auto model, load_model(o.model, {*std::max_element(o.threads.begin(), o.threads.end()), {o.isa}, o.target}));
+  PRISM_TRY(auto model, load_model(o.model, {*std::max_element(o.threads.begin(), o.threads.end()), {o.isa}, o.target, o.kv}));
   const rt::Program& p = model.executable->program();
   LimitsByThreads limits;
   if (o.limits && !model.executable->gpu()) {  // a GPU has others
@@ -184,15 +184,16 @@ Status run(const Options& o) {
   for (const unsigned threads : o.threads) PRISM_CHECK(measure_rows(o, model.executable, threads, o.profile.empty() ? nullptr : &profile, rows));
   if (!o.profile.empty()) PRISM_CHECK(report_profile(profile, p, o.profile));
   PRISM_TRY(auto architecture, model.metadata->get_string("general.architecture", "unknown"));
+  const std::string kv = p.kv.empty() ? "" : p.kv[0].dtype;
   if (o.json) {
-    json out = {{"model", p.name}, {"architecture", architecture}, {"isa", p.codes.at(0).isa}, {"weight_bytes", p.weight_bytes}, {"load_ms", model.load_seconds * 1e3},
+    json out = {{"model", p.name}, {"architecture", architecture}, {"isa", p.codes.at(0).isa}, {"kv_dtype", kv}, {"weight_bytes", p.weight_bytes}, {"load_ms", model.load_seconds * 1e3},
                 {"limits", json::array()}, {"rows", json::array()}};
     for (const auto& [threads, l] : limits) out["limits"].push_back(to_json(l, threads));
     for (const Row& r : rows) out["rows"].push_back(to_json(r, rows, limits));
     printf("%s\n", out.dump(2, ' ', false, json::error_handler_t::replace).c_str());
     return ok();
   }
-  printf("%s (%s), %s\n", p.name.c_str(), architecture.c_str(), p.codes.at(0).isa.c_str());
+  printf("%s (%s), %s, KV cache in %s\n", p.name.c_str(), architecture.c_str(), p.codes.at(0).isa.c_str(), kv.c_str());
   print_table(rows, limits);
   return ok();
 }
@@ -218,6 +219,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   c->add_option("-r,--repeats", o->repeats, "Counted rounds, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
   add_target(*c, o->target);
   add_isa(*c, o->isa);
+  add_kv(*c, o->kv);
   c->add_flag("!--no-limits", o->limits, "Do not measure what the machine can do");
   add_profile(*c, o->profile);
   c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");

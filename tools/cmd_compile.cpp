@@ -12,7 +12,7 @@ namespace prism::tools {
 namespace {
 
 struct Options {
-  std::string model, out, target, kernels;
+  std::string model, out, target, kv, kernels;
   CompileOptions compile;
   bool embed = false;
 };
@@ -39,6 +39,7 @@ std::string kernel_table(const std::vector<codegen::KernelReport>& kernels, cons
 Status run(Options o) {
   const auto start = std::chrono::steady_clock::now();
   PRISM_TRY(o.compile.target, parse_target(o.target));
+  o.compile.kv_dtype = parse_kv(o.kv);
   if (!o.kernels.empty() && o.compile.target.device != "cuda")
     return error("--kernels: found target ", o.compile.target.device, ", expected cuda: other kernels have no registers to show");
   PRISM_TRY(auto file, gguf::File::open(o.model));
@@ -74,6 +75,7 @@ void add_compile(CLI::App& app, Action& chosen) {
   c->add_option("-o,--output", o->out, "The .prx to write")->required();
   add_target(*c, o->target);
   add_isa(*c, o->compile.isa);
+  add_kv(*c, o->kv);
   c->add_option("--pipeline", o->compile.pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"; default: cpu, cpu-avx512, cpu-amx or gpu, by target and --isa");
   c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the GGUF file");
   c->add_option("--dump-ir", o->compile.dump_ir, "Folder for the IR after each pass and the kernels' text");

@@ -12,7 +12,7 @@ namespace prism::tools {
 namespace {
 
 struct Options {
-  std::string model, ids, out, isa, target;
+  std::string model, ids, out, isa, target, kv;
   unsigned threads = 0;
   bool reference = false, prefill = false;
 };
@@ -28,9 +28,9 @@ Status run(const Options& o) {
   if (ids.empty()) return error("--ids: found none, expected at least one");
   std::unique_ptr<rt::Session> session;
   if (o.reference) {
-    PRISM_TRY(session, reference_session(o.model));
+    PRISM_TRY(session, reference_session(o.model, o.kv));
   } else {
-    PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}, o.target}));
+    PRISM_TRY(auto model, load_model(o.model, {o.threads, {o.isa}, o.target, o.kv}));
     PRISM_TRY(session, about(o.model, rt::Session::create(model.executable, {o.threads, int64_t(ids.size())})));
   }
   const std::string partial = o.out + ".partial";
@@ -71,6 +71,7 @@ void add_eval(CLI::App& app, Action& chosen) {
   c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->check(CLI::Range(0, 1024));
   add_target(*c, o->target);
   add_isa(*c, o->isa);
+  add_kv(*c, o->kv);
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }
 

@@ -18,7 +18,7 @@ using Clock = std::chrono::steady_clock;
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 struct RunOptions {
-  std::string model, prompt, isa, target, profile;
+  std::string model, prompt, isa, target, kv, profile;
   int64_t count = 128, context = 0;
   unsigned threads = 0;
   bool persistent = false, json = false, reference = false, ignore_end = false;
@@ -34,10 +34,10 @@ Status run(const RunOptions& o) {
   std::unique_ptr<gguf::Tokenizer> tokenizer;
   const auto load_start = Clock::now();
   if (o.reference) {
-    PRISM_TRY(session, reference_session(o.model));
+    PRISM_TRY(session, reference_session(o.model, o.kv));
     PRISM_TRY(tokenizer, load_tokenizer(o.model));
   } else {
-    PRISM_TRY(model, load_model(o.model, {o.threads, {o.isa}, o.target}));
+    PRISM_TRY(model, load_model(o.model, {o.threads, {o.isa}, o.target, o.kv}));
     PRISM_TRY(tokenizer, gguf::Tokenizer::create(*model.metadata));
   }
   PRISM_TRY(auto encoded, tokenizer->encode(o.prompt));
@@ -98,7 +98,7 @@ Status run(const RunOptions& o) {
         {"text", text}, {"prompt_ids", ids}, {"ids", made}, {"stop", stop}, {"load_ms", load_ms}, {"compiled", model.compiled_now},
         {"first_token_ms", first_token_ms}, {"first_token_since_start_ms", since_start_ms}, {"tokens_per_second", rate},
         {"prompt_tokens_per_second", double(ids.size()) / (1e-3 * first_token_ms)},
-        {"kv", {{"positions", kv.positions}, {"capacity", kv.capacity}, {"bytes_used", kv.bytes_used},
+        {"kv", {{"dtype", kv.dtype}, {"positions", kv.positions}, {"capacity", kv.capacity}, {"bytes_used", kv.bytes_used},
                 {"bytes_allocated", kv.bytes_allocated}, {"bytes_per_position", kv.bytes_per_position}}}};
     printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   } else {
@@ -107,10 +107,10 @@ Status run(const RunOptions& o) {
     fprintf(stderr,
             "\nload          %.0f ms%s\nfirst token   %.1f ms after the prompt (%zu tokens, %.0f tokens/s), %.0f ms after process start\n"
             "decode        %zu tokens, %.1f tokens/s (stopped: %s)\n"
-            "kv cache      %lld of %lld positions, %.1f KiB each, %.2f MiB used of %.2f MiB (f32 would take %.2f MiB)\n",
+            "kv cache      %lld of %lld positions, %.1f KiB each in %s, %.2f MiB used of %.2f MiB (f32 would take %.2f MiB)\n",
             load_ms, model.compiled_now ? " (compiled; the next run uses the cache)" : "", first_token_ms, ids.size(),
             double(ids.size()) / (1e-3 * first_token_ms), since_start_ms, made.size(), rate, stop.c_str(), (long long)kv.positions,
-            (long long)kv.capacity, double(kv.bytes_per_position) / 1024, double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
+            (long long)kv.capacity, double(kv.bytes_per_position) / 1024, kv.dtype.c_str(), double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
             double(kv.bytes_f32) / 1048576);
   }
   if (o.profile.empty()) return ok();
@@ -136,6 +136,7 @@ void add_run(CLI::App& app, Action& chosen) {
   c->add_option("--ctx", o->context, "Positions the KV cache holds; 0 = 4096 or what the run needs")->check(CLI::NonNegativeNumber);
   add_target(*c, o->target);
   add_isa(*c, o->isa);
+  add_kv(*c, o->kv);
   c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");
   add_profile(*c, o->profile);
   c->add_flag("--ignore-eos", o->ignore_end, "Go on after the model's end-of-text token");

@@ -16,6 +16,12 @@ inline void add_isa(CLI::App& command, std::string& isa) {
       ->check(CLI::IsMember({"generic", "avx2", "avx512", "amx"}));
 }
 
+/// --kv: the element type of the KV cache, a property of what is compiled.
+inline void add_kv(CLI::App& command, std::string& kv) {
+  command.add_option("--kv", kv, "Element type of the KV cache: f16, bf16 or f32; a .prx has it fixed; default: f16")
+      ->check(CLI::IsMember({"f16", "bf16", "f32"}));
+}
+
 /// --target: see tools/target.h.
 inline void add_target(CLI::App& command, std::string& target) {
   command.add_option("--target", target, "cpu, cuda (this machine's GPU), cuda:sm_80,sm_90a (named GPUs) or emu (a GPU emulated on the CPU, slow); default: cpu");

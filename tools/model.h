@@ -18,10 +18,14 @@ namespace prism::tools {
 struct CompileOptions {
   std::string isa;        ///< cpu: empty = this machine's best
   std::string pipeline;   ///< empty = the one made for the target
+  ir::DType kv_dtype = ir::DType::F16;
   std::string dump_ir;    ///< folder for the module after every pass and the kernels' text
   Target target;
   std::vector<codegen::KernelReport>* kernels = nullptr;  ///< cuda: receives what they take of a GPU
 };
+
+/// The element type that --kv names; "" is f16.
+ir::DType parse_kv(const std::string& kv);
 
 /// A compiled GGUF file and where its weights come from.
 struct CompiledModel {
@@ -44,6 +48,7 @@ struct ModelOptions {
   unsigned threads = 0;
   CompileOptions compile;
   std::string target;     ///< --target; of a .prx: what it must be for, empty = what it is for
+  std::string kv;         ///< --kv; likewise
 };
 /// The tokenizer's and other facts that a .prx keeps of its GGUF file; `p` must outlive them. `path` begins error messages.
 Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path);
@@ -60,8 +65,8 @@ Result<std::unique_ptr<gguf::Tokenizer>> load_tokenizer(const std::string& path)
 /// Prints "what  42%" on a terminal or one line per stage otherwise, once a second has passed.
 rt::Progress stderr_progress();
 
-/// The model as a module evaluated op by op in f32 with an f32 cache.
-Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path);
+/// The model as a module evaluated op by op in f32 with an f32 cache; `kv` (--kv) may ask for no other.
+Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path, const std::string& kv);
 
 /// The result, its error naming the file it is about.
 template <class T>

@@ -45,6 +45,7 @@ class ReferenceSession final : public rt::Session {
   int64_t position() const override { return past_; }
   rt::KvStats kv_stats() const override {
     rt::KvStats s;
+    s.dtype = "f32";
     s.positions = past_;
     s.capacity = context_;
     for (const auto& [name, t] : caches_) s.bytes_used += t.f.size() * 4;
@@ -81,11 +82,12 @@ class ReferenceSession final : public rt::Session {
 
 }  // namespace
 
-Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path) {
+Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path, const std::string& kv) {
+  if (!kv.empty() && kv != "f32") return error("--kv: found ", kv, ", expected f32: that is the cache of --reference");
   PRISM_TRY(FileKind kind, file_kind(path));
   if (kind != FileKind::Gguf) return error(path, ": --reference evaluates a model file, expected .gguf");
   PRISM_TRY(auto file, gguf::File::open(path));
-  PRISM_TRY(auto module, gguf::build_module(file, {ir::DType::F32}));
+  PRISM_TRY(auto module, gguf::build_module(file, {.kv_dtype = ir::DType::F32}));
   return std::unique_ptr<rt::Session>(std::make_unique<ReferenceSession>(std::move(module)));
 }
 

@@ -65,18 +65,24 @@ class FlashMatrix : CpuAttention {
     rows_ = group_ * tile_q_;
   }
 
+  /// 16 values of a plane and those `apart` from them as pairs of bf16, which a cache of bf16 has as they are.
+  Ex pairs(const Buffer& plane, Ex at, int64_t apart) {
+    const auto load = [&](Elem e, int64_t offset) { return b_.load({e, kLanes}, plane, at + Ex(offset)); };
+    if (plane.elem == Elem::BF16) return b_.let(cast(Elem::U32, load(Elem::U16, 0)) | (cast(Elem::U32, load(Elem::U16, apart)) << 16));
+    const auto value = [&](int64_t offset) { return b_.let(cast(Elem::F32, load(plane.elem, offset))); };
+    return bf16_pairs(b_, value(0), value(apart));
+  }
+
   void keys_operand(Ex at) {
     b_.for_(0, tile_k_ / 2 * d_, kLanes, [&](Ex i) {  // [group of 16 keys][pair of dimensions][16]
-      auto dimension = [&](int h) { return b_.let(cast(Elem::F32, b_.load(keys_, at + i * 2 + Ex(h * kLanes), kLanes))); };
-      b_.store(operand_, i, bf16_pairs(b_, dimension(0), dimension(1)));
+      b_.store(operand_, i, pairs(keys_, at + i * 2, kLanes));
     });
   }
 
   void values_operand(Ex at) {
     b_.for_(0, d_ / kLanes, 1, [&](Ex c) {  // [16 dimensions][pair of keys][16]
       b_.for_(0, tile_k_ / 2, 1, [&](Ex pair) {
-        auto key = [&](int h) { return b_.let(cast(Elem::F32, b_.load(values_, at + (pair * 2 + Ex(h)) * d_ + c * kLanes, kLanes))); };
-        b_.store(operand_, (c * int64_t(tile_k_ / 2) + pair) * kLanes, bf16_pairs(b_, key(0), key(1)));
+        b_.store(operand_, (c * int64_t(tile_k_ / 2) + pair) * kLanes, pairs(values_, at + pair * 2 * d_ + c * kLanes, d_));
       });
     });
   }

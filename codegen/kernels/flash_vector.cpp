@@ -18,6 +18,7 @@ constexpr int kRows = 12;           // query rows at once
 constexpr int kAccumulators = 24;   // vector registers used for sums
 constexpr int64_t kFewTokens = 16;
 constexpr int64_t kSplits = 16, kPieceKeys = 256;
+constexpr int kLine = 64;           // bytes that come from memory together
 
 class FlashVector : CpuAttention {
  public:
@@ -127,7 +128,7 @@ class FlashVector : CpuAttention {
       const Ex v_at = b_.let(at + Ex(c0 * kLanes));
       b_.for_(0, keys, 1, [&](Ex key) {
         std::vector<Ex> v;
-        for (int c = 0; c < n; c += 2) ahead(values_, v_at + key * d_ + Ex(c * kLanes));
+        for (int c = 0; c < n; c += kLine / kLanes / elem_bytes(values_.elem)) ahead(values_, v_at + key * d_ + Ex(c * kLanes));
         for (int c = 0; c < n; ++c) v.push_back(b_.let(cast(Elem::F32, b_.load(values_, v_at + key * d_ + Ex(c * kLanes), kLanes))));
         for (int row = 0; row < rows_; ++row) {
           const Ex w = splat(b_.load(weights_, key + Ex(row * tile_k_)), kLanes);

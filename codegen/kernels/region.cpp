@@ -28,7 +28,7 @@ Region::Region(const ir::Operation& op, std::string name, std::vector<std::strin
   unsigned i = 0;
   for (const auto& arg : body.args) {
     if (arg->type.is_kv()) {
-      const Elem e = arg->type.dtype == DType::F32 ? Elem::F32 : Elem::F16;
+      const Elem e = elem_of(arg->type);
       keys_[arg.get()] = b.arg(arg->name + "_k", e, true);
       values_[arg.get()] = b.arg(arg->name + "_v", e, true);
       args.push_back({ArgSource::From::KeyPlane, i});

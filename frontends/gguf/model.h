@@ -14,7 +14,7 @@
 namespace prism::gguf {
 
 struct ModelOptions {
-  ir::DType kv_dtype = ir::DType::F16;  ///< element type of the KV cache; F32 for reference logits
+  ir::DType kv_dtype = ir::DType::F16;  ///< element type of the KV cache: F16, BF16 or F32
   bool weights = true;                  ///< false: only their types matter, and data that is made is not made yet
 };
 

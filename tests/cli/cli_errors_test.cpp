@@ -159,6 +159,24 @@ TEST_F(CliErrors, APrxForAnotherInstructionSet) {
   shop->must_fail(run(bad), {bad, "found \"amx\"", "this machine has"});
 }
 
+TEST_F(CliErrors, TypesOfTheCache) {
+  for (const auto& command : {run(gguf), {"compile", gguf, "-o", bad}, {"bench", gguf}, {"eval", gguf, "--ids", "1", "--logits", bad}}) {
+    auto arguments = command;
+    arguments.insert(arguments.end(), {"--kv", "q8_0"});
+    shop->must_fail(arguments, {"--kv: q8_0", "f16,bf16,f32"});
+  }
+  const auto with = [](std::vector<std::string> arguments, const std::vector<std::string>& more) {
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  for (const char* dtype : {"bf16", "f32"}) {
+    shop->must_fail(with(run(prx), {"--kv", dtype}), {prx, "--kv", "found a KV cache of f16, expected " + std::string(dtype), "compile its model again"});
+    shop->must_fail({"compile", gguf, "-o", shop->path("gpu.prx"), "--kv", dtype, "--target", "emu"}, {"--kv", "found " + std::string(dtype), "expected f16", "GPUs"});
+  }
+  shop->must_fail(with(run(gguf), {"--kv", "f32", "--target", "emu"}), {"--kv", "found f32", "expected f16", "GPUs"});
+  shop->must_fail(with(run(gguf), {"--kv", "bf16", "--reference"}), {"--kv", "found bf16, expected f32", "--reference"});
+}
+
 TEST_F(CliErrors, AModelFileThatChangedOrIsGone) {
   const std::string reference = shop->path("reference.prx"), away = shop->path("away.gguf");
   shop->must(run(reference));

@@ -164,6 +164,22 @@ TEST_F(Cli, BenchMeasuresEveryCombination) {
   EXPECT_EQ(rows, expected);
 }
 
+TEST_F(Cli, TheCacheHasTheTypeThatIsAskedFor) {
+  for (const auto& [dtype, bytes] : std::vector<std::pair<std::string, int>>{{"bf16", 2}, {"f32", 4}}) {
+    const std::string prx = shop->path(dtype + ".prx");
+    shop->must({"compile", gguf, "-o", prx, "--kv", dtype});
+    EXPECT_NE(shop->must({"inspect", prx}).find("kv cache       1 layers, " + dtype + ", 2 heads of 32"), std::string::npos);
+    for (const json& said : {generate(prx), generate(prx, {"--kv", dtype}), generate(gguf, {"--kv", dtype})}) {
+      EXPECT_EQ(said["text"], kSaid + kSaid + "é日");
+      EXPECT_EQ(said["kv"]["dtype"], dtype);
+      EXPECT_EQ(said["kv"]["bytes_per_position"], 2 * 64 * bytes);
+    }
+  }
+  EXPECT_EQ(generate(gguf)["kv"]["dtype"], "f16");
+  EXPECT_FALSE(generate(gguf, {"--kv", "f16"})["compiled"]) << "the same again";
+  EXPECT_EQ(generate(gguf, {"--reference", "--kv", "f32"})["kv"]["dtype"], "f32");
+}
+
 // The weights that a token needs: all but the embedding, of which it needs a row; and the cache up to its position.
 TEST_F(Cli, BenchCountsWhatATokenReads) {
   const json report = json::parse(shop->must({"bench", gguf, "-p", "16", "-n", "2", "-d", "32", "-r", "1", "-t", "1", "--no-limits", "--json"}));
@@ -176,6 +192,10 @@ TEST_F(Cli, BenchCountsWhatATokenReads) {
   const double row = kWidth * 4;  // of the embedding
   EXPECT_NEAR(double(decode["bytes_per_token"]), kLayer + kOutput + row + kPosition * (1 + 33.5), 1);
   EXPECT_NEAR(double(prefill["bytes_per_token"]), (kLayer + kOutput) / 16 + row + kPosition * (1 + 48 / 16.0), 1);
+  const json wide = json::parse(shop->must({"bench", gguf, "-p", "0", "-n", "2", "-d", "32", "-r", "1", "-t", "1", "--no-limits", "--json", "--kv", "f32"}));
+  EXPECT_EQ(report["kv_dtype"], "f16");
+  EXPECT_EQ(wide["kv_dtype"], "f32");
+  EXPECT_NEAR(double(wide["rows"][0]["bytes_per_token"]), kLayer + kOutput + row + 2 * kPosition * (1 + 33.5), 1);
 }
 
 TEST_F(Cli, BenchPrintsATable) {

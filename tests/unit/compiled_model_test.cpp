@@ -14,9 +14,9 @@
 namespace prism {
 namespace {
 
-Result<std::shared_ptr<rt::Executable>> compile(const std::string& path, const std::string& target = "cpu") {
+Result<std::shared_ptr<rt::Executable>> compile(const std::string& path, const std::string& target = "cpu", ir::DType kv = ir::DType::F16) {
   PRISM_TRY(auto file, gguf::File::open(path));
-  PRISM_TRY(auto module, gguf::build_module(file));
+  PRISM_TRY(auto module, gguf::build_module(file, {.kv_dtype = kv}));
   PRISM_TRY(auto pipeline, passes::parse_pipeline(codegen::default_pipeline(target, rt::best_isa())));
   PRISM_CHECK(passes::Manager().run(*module, pipeline));
   codegen::GenerateOptions options;
@@ -111,6 +111,22 @@ TEST_P(CompiledTiny, LogitsAgreeWithLlamaCpp) {
 
 INSTANTIATE_TEST_SUITE_P(Models, CompiledTiny, testing::Combine(testing::Values("cpu", "emu"), testing::Values("llama-dense", "qwen2-dense", "gemma3-dense", "gpt2-dense")),
                          [](const auto& info) { return std::get<1>(info.param).substr(0, std::get<1>(info.param).find('-')) + "_" + std::get<0>(info.param); });
+
+/// The weights are f32, so that what is lost when tokens are generated is what the cache loses.
+TEST(CompiledCache, AWiderOneIsCloserToTheTruth) {
+  const auto ids = reference()["tiny"]["ids"].get<std::vector<int32_t>>();
+  const auto want = read_floats(shared_path("llama-dense.logits.f32"));
+  const auto error = [&](ir::DType kv) {
+    auto exe = compile(shared_path("llama-dense.gguf"), "cpu", kv);
+    EXPECT_TRUE(exe) << exe.message();
+    const auto got = score(*exe, ids, 1);
+    return nmse(got.data(), want.data(), want.size());
+  };
+  const double bf16 = error(ir::DType::BF16), f16 = error(ir::DType::F16), f32 = error(ir::DType::F32);
+  EXPECT_LT(bf16, 1e-4);
+  EXPECT_LT(f16, bf16 / 10);
+  EXPECT_LT(f32, f16 / 10);
+}
 
 TEST(CompiledForGpus, GreedyTextIsTheCpus) {
   const std::string path = model_path("smollm2");

@@ -146,30 +146,65 @@ TEST_P(Kernels, EmbeddingOfEveryFormat) {
   }
 }
 
+/// The planes of one layer's cache as kernels have them.
+struct KvPlanes {
+  DType dtype;
+  int64_t heads, size, capacity;
+  std::vector<std::vector<float>> memory = {2, std::vector<float>(size_t(heads * capacity * size) * ir::info(dtype).bytes / 4)};
+
+  /// K is in groups of 16 positions, [size][16].
+  size_t at(int plane, int64_t position, int64_t head, int64_t i) const {
+    return size_t(head * capacity * size + (plane == 0 ? position / 16 * (size * 16) + i * 16 + position % 16 : position * size + i));
+  }
+  float load(int plane, size_t at) const {
+    if (dtype == DType::F32) return memory[size_t(plane)][at];
+    const uint16_t h = reinterpret_cast<const uint16_t*>(memory[size_t(plane)].data())[at];
+    return dtype == DType::F16 ? f16_to_f32(h) : bf16_to_f32(h);
+  }
+  void store(int plane, size_t at, float x) {
+    if (dtype == DType::F32) memory[size_t(plane)][at] = x;
+    else reinterpret_cast<uint16_t*>(memory[size_t(plane)].data())[at] = dtype == DType::F16 ? f32_to_f16(x) : f32_to_bf16(x);
+  }
+  /// As the evaluator has it.
+  std::vector<float> values(int64_t positions) const {
+    std::vector<float> all;
+    for (int plane : {0, 1})
+      for (int64_t p = 0; p < positions; ++p)
+        for (int64_t h = 0; h < heads; ++h)
+          for (int64_t i = 0; i < size; ++i) all.push_back(load(plane, at(plane, p, h, i)));
+    return all;
+  }
+  /// A value that the evaluator has a little different may be rounded to the neighbour.
+  double step() const { return dtype == DType::F32 ? 1e-6 : dtype == DType::F16 ? 0x1p-10 : 0x1p-7; }
+};
+
 struct AttentionCase {
   std::string name;
   int64_t heads, kv_heads, size, window;
   double softcap;
   std::string mode;
   int64_t rotated;
+  DType cache = DType::F16;
 };
 
 TEST_P(Kernels, AppendAndAttention) {
   const std::vector<AttentionCase> cases = {
       {"gqa3", 9, 3, 64, 0, 0, "adjacent", 0}, {"gqa7", 14, 2, 128, 0, 0, "half", 0}, {"mha", 4, 4, 80, 0, 0, "half", 32},
       {"window", 4, 1, 256, 20, 0, "half", 0},  {"softcap", 2, 1, 32, 70, 5.0, "adjacent", 16},
+      {"gqa3_bf16", 9, 3, 64, 0, 0, "adjacent", 0, DType::BF16}, {"window_bf16", 4, 4, 32, 20, 0, "half", 0, DType::BF16},
+      {"gqa3_f32", 9, 3, 64, 0, 0, "adjacent", 0, DType::F32},   {"window_f32", 4, 4, 32, 20, 0, "half", 0, DType::F32},
   };
   std::string text = "module @attention level=graph {\n  dim ?seq in [1,64]\n  dim ?past in [0,128]\n  weight @factors : f32[16]\n";
   for (const AttentionCase& c : cases) {
     const std::string h = std::to_string(c.heads), k = std::to_string(c.kv_heads), d = std::to_string(c.size);
-    const std::string q = "f32[?seq," + h + "," + d + "]", kv = "f32[?seq," + k + "," + d + "]";
+    const std::string q = "f32[?seq," + h + "," + d + "]", kv = "f32[?seq," + k + "," + d + "]", cache = "kv<" + std::string(ir::info(c.cache).name) + ">";
     const std::string rope = std::string(c.rotated == 32 ? ", @factors" : "") + ") {base=10000.0, mode=" + c.mode + ", dims=" + std::to_string(c.rotated) + "}";
-    text += "  weight @n_" + c.name + " : f32[" + d + "]\n  graph @" + c.name + "(%q: " + q + ", %k: " + kv + ", %v: " + kv + ", %kv: kv<f16>[?past," + k + "," + d +
-            "]) -> (f32[?seq," + std::to_string(c.heads * c.size) + "], kv<f16>[?past+?seq," + k + "," + d + "]) {\n"
+    text += "  weight @n_" + c.name + " : f32[" + d + "]\n  graph @" + c.name + "(%q: " + q + ", %k: " + kv + ", %v: " + kv + ", %kv: " + cache + "[?past," + k + "," + d +
+            "]) -> (f32[?seq," + std::to_string(c.heads * c.size) + "], " + cache + "[?past+?seq," + k + "," + d + "]) {\n"
             "    %p = positions() {start=\"?past\", count=\"?seq\"} : i32[?seq]\n"
             "    %qn = rms_norm(%q, @n_" + c.name + ") {eps=1e-6} : " + q + "\n"
             "    %qr = rope(%qn, %p" + rope + " : " + q + "\n    %kr = rope(%k, %p" + rope + " : " + kv + "\n"
-            "    %kv2 = kv_append(%kv, %kr, %v) : kv<f16>[?past+?seq," + k + "," + d + "]\n"
+            "    %kv2 = kv_append(%kv, %kr, %v) : " + cache + "[?past+?seq," + k + "," + d + "]\n"
             "    %a = attention(%qr, %kv2) {scale=0.125, window=" + std::to_string(c.window) + ", softcap=" + std::to_string(c.softcap) + "} : " + q + "\n"
             "    %y = reshape(%a) {shape=\"?seq," + std::to_string(c.heads * c.size) + "\"} : f32[?seq," + std::to_string(c.heads * c.size) + "]\n"
             "    return %y, %kv2\n  }\n";
@@ -179,9 +214,7 @@ TEST_P(Kernels, AppendAndAttention) {
   KernelFixture& f = **fixture;
   ir::Evaluator evaluator(f.original());
   for (const AttentionCase& c : cases) {
-    // As bytes: f16 planes of the capacity.
-    const size_t plane = size_t(c.kv_heads * KernelFixture::kContext * c.size) / 2 + 16;
-    std::vector<std::vector<float>> planes(2, std::vector<float>(plane)), single = planes;
+    KvPlanes planes{c.cache, c.kv_heads, c.size, KernelFixture::kContext}, single = planes;
     ir::Tensor cache = tensor({0, c.kv_heads, c.size}, {});
     int64_t past = 0;
     for (int64_t seq : {20, 1, 47, 13, 1}) {
@@ -192,12 +225,13 @@ TEST_P(Kernels, AppendAndAttention) {
                                  {"v", tensor({seq, c.kv_heads, c.size}, v)}, {"kv", cache}},
                                 {{"seq", seq}, {"past", past}});
       ASSERT_TRUE(want) << want.message();
-      const auto got = f.run_entry(c.name, {q.data(), k.data(), v.data()}, {{"seq", seq}, {"past", past}}, 2, &planes);
-      EXPECT_LT(relative_error(floats(got[0]), (*want)[0].f), tolerance(1e-3, rt::Isa::Avx512)) << c.name << " past " << past << " seq " << seq;
+      const auto got = f.run_entry(c.name, {q.data(), k.data(), v.data()}, {{"seq", seq}, {"past", past}}, 2, &planes.memory);
+      EXPECT_LT(relative_error(floats(got[0]), (*want)[0].f), tolerance(planes.step(), rt::Isa::Avx512)) << c.name << " past " << past << " seq " << seq;
+      EXPECT_LT(relative_error(planes.values(past + seq), (*want)[1].f), planes.step()) << c.name << ": the cache after past " << past << " seq " << seq;
       std::vector<uint8_t> rows;
       for (int64_t r = 0; r < seq; ++r) {
         const int64_t qs = c.heads * c.size, ks = c.kv_heads * c.size;
-        const auto row = f.run_entry(c.name, {q.data() + r * qs, k.data() + r * ks, v.data() + r * ks}, {{"seq", 1}, {"past", past + r}}, 1, &single);
+        const auto row = f.run_entry(c.name, {q.data() + r * qs, k.data() + r * ks, v.data() + r * ks}, {{"seq", 1}, {"past", past + r}}, 1, &single.memory);
         rows.insert(rows.end(), row[0].begin(), row[0].end());
       }
       EXPECT_EQ(floats(rows), floats(got[0])) << c.name << ": values differ token by token";
@@ -210,37 +244,42 @@ TEST_P(Kernels, AppendAndAttention) {
 /// Few tokens whose keys are split over tasks: more pieces than parts, and a window that begins late.
 TEST_P(Kernels, AttentionOfFewTokensInALongContext) {
   constexpr int64_t kHeads = 6, kKvHeads = 2, kSize = 32, kPast = 4700, kSeq = 3, kCapacity = 4736;
+  struct Case {
+    DType cache;
+    int window;
+    std::string name() const { return std::string(ir::info(cache).name) + "_window" + std::to_string(window); }
+  };
+  const std::vector<Case> cases = {{DType::F16, 0}, {DType::F16, 700}, {DType::BF16, 0}, {DType::F32, 0}};
   const std::string q = "f32[?seq,6,32]", kv = "f32[?seq,2,32]";
   std::string text = "module @attention level=graph {\n  dim ?seq in [1,16]\n  dim ?past in [0,8192]\n";
-  for (int window : {0, 700})
-    text += "  graph @window" + std::to_string(window) + "(%q: " + q + ", %k: " + kv + ", %v: " + kv + ", %kv: kv<f16>[?past,2,32]) -> (f32[?seq,192]) {\n"
-            "    %kv2 = kv_append(%kv, %k, %v) : kv<f16>[?past+?seq,2,32]\n"
-            "    %a = attention(%q, %kv2) {scale=0.5, window=" + std::to_string(window) + "} : " + q + "\n"
+  for (const Case& c : cases) {
+    const std::string cache = "kv<" + std::string(ir::info(c.cache).name) + ">";
+    text += "  graph @" + c.name() + "(%q: " + q + ", %k: " + kv + ", %v: " + kv + ", %kv: " + cache + "[?past,2,32]) -> (f32[?seq,192]) {\n"
+            "    %kv2 = kv_append(%kv, %k, %v) : " + cache + "[?past+?seq,2,32]\n"
+            "    %a = attention(%q, %kv2) {scale=0.5, window=" + std::to_string(c.window) + "} : " + q + "\n"
             "    %y = reshape(%a) {shape=\"?seq,192\"} : f32[?seq,192]\n    return %y\n  }\n";
+  }
   auto fixture = KernelFixture::create(text + "}\n", GetParam());
   ASSERT_TRUE(fixture) << fixture.message();
   KernelFixture& f = **fixture;
 
-  // The cache as the evaluator has it, then in the planes' layouts.
-  ir::Tensor cache = tensor({kPast, kKvHeads, kSize}, random_floats(size_t(kPast * kKvHeads * kSize * 2), 5));
-  std::vector<std::vector<float>> planes(2, std::vector<float>(size_t(kKvHeads * kCapacity * kSize / 2)));
-  for (float& x : cache.f) x = f16_to_f32(f32_to_f16(x));
-  auto *keys = reinterpret_cast<uint16_t*>(planes[0].data()), *values = reinterpret_cast<uint16_t*>(planes[1].data());
-  for (int64_t t = 0; t < kPast; ++t)
-    for (int64_t h = 0; h < kKvHeads; ++h)
-      for (int64_t i = 0; i < kSize; ++i) {
-        const size_t at = size_t((t * kKvHeads + h) * kSize + i), half = cache.f.size() / 2;
-        keys[h * kCapacity * kSize + t / 16 * (kSize * 16) + i * 16 + t % 16] = f32_to_f16(cache.f[at]);
-        values[(h * kCapacity + t) * kSize + i] = f32_to_f16(cache.f[half + at]);
-      }
+  const auto values = random_floats(size_t(kPast * kKvHeads * kSize * 2), 5);
   const auto query = random_floats(size_t(kSeq * kHeads * kSize), 1), k = random_floats(size_t(kSeq * kKvHeads * kSize), 2), v = random_floats(size_t(kSeq * kKvHeads * kSize), 3);
-  for (const std::string name : {"window0", "window700"}) {
+  for (const Case& c : cases) {
+    const std::string name = c.name();
+    KvPlanes planes{c.cache, kKvHeads, kSize, kCapacity};
+    auto value = values.begin();
+    for (int plane : {0, 1})
+      for (int64_t t = 0; t < kPast; ++t)
+        for (int64_t h = 0; h < kKvHeads; ++h)
+          for (int64_t i = 0; i < kSize; ++i) planes.store(plane, planes.at(plane, t, h, i), *value++);
+    const ir::Tensor cache = tensor({kPast, kKvHeads, kSize}, planes.values(kPast));
     auto want = ir::Evaluator(f.original()).run(*f.original().graph(name), {{"q", tensor({kSeq, kHeads, kSize}, query)}, {"k", tensor({kSeq, kKvHeads, kSize}, k)},
                                                                           {"v", tensor({kSeq, kKvHeads, kSize}, v)}, {"kv", cache}}, {{"seq", kSeq}, {"past", kPast}});
     ASSERT_TRUE(want) << want.message();
     auto run = [&](int64_t first, int64_t seq, int64_t parts) {
       return f.run_entry(name, {query.data() + first * kHeads * kSize, k.data() + first * kKvHeads * kSize, v.data() + first * kKvHeads * kSize},
-                         {{"seq", seq}, {"past", kPast + first}, {"ctx", kCapacity}}, parts, &planes)[0];
+                         {{"seq", seq}, {"past", kPast + first}, {"ctx", kCapacity}}, parts, &planes.memory)[0];
     };
     const auto got = run(0, kSeq, 1);
     EXPECT_LT(relative_error(floats(got), (*want)[0].f), 1e-5) << name;

@@ -212,6 +212,7 @@ TEST(Session, CapacityAndStatistics) {
   EXPECT_EQ(s->kv_stats().capacity, 64);  // rounded up
   feed(*s, some_ids(10));
   const KvStats stats = s->kv_stats();
+  EXPECT_EQ(stats.dtype, "f32");
   EXPECT_EQ(stats.positions, 10);
   EXPECT_EQ(stats.bytes_per_position, 8u);
   EXPECT_EQ(stats.bytes_used, 80u);
@@ -220,9 +221,10 @@ TEST(Session, CapacityAndStatistics) {
   EXPECT_EQ(make_session(exe, 1, 70)->kv_stats().capacity, kContext);  // 128, but the model stops at 100
   EXPECT_EQ(make_session(exe, 1, 0)->kv_stats().capacity, kContext);
   EXPECT_EQ(make_session(exe, 1, 0)->kv_stats().bytes_allocated, 128u * 8);
-  const auto halves = with([](Program& p) { p.kv = {{"f16", 3, 64, 0}, {"f32", 1, 2, 0}}; });
-  const KvStats mixed = make_session(halves, 1, 64)->kv_stats();
-  EXPECT_EQ(mixed.bytes_per_position, 2u * (3 * 64 * 2 + 2 * 4));
+  const auto several = with([](Program& p) { p.kv = {{"f16", 3, 64, 0}, {"f32", 1, 2, 0}, {"bf16", 1, 8, 0}}; });
+  const KvStats mixed = make_session(several, 1, 64)->kv_stats();
+  EXPECT_EQ(mixed.dtype, "f16");
+  EXPECT_EQ(mixed.bytes_per_position, 2u * (3 * 64 * 2 + 2 * 4 + 8 * 2));
 }
 
 TEST(Session, OptionsAreChecked) {

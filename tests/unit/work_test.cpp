@@ -75,9 +75,12 @@ TEST(Work, AttentionSeesKeysUpToItsRowOrItsWindow) {
 }
 
 TEST(Work, AppendingWritesOnlyTheNewPositions) {
-  const std::string text = "  graph @f(%k: f32[?seq,2,16], %v: f32[?seq,2,16], %kv: kv<f16>[?past,2,16]) -> (kv<f16>[?past+?seq,2,16]) {\n"
-                           "    %a = kv_append(%kv, %k, %v) : kv<f16>[?past+?seq,2,16]\n    return %a\n  }\n";
-  EXPECT_EQ(amounts(text, 7, 1000), (Amounts{0, 7 * 2 * 16 * 2 * 2, 2 * 7 * 2 * 16 * 4, 0}));
+  for (const auto& [dtype, bytes] : std::vector<std::pair<std::string, int64_t>>{{"f16", 2}, {"bf16", 2}, {"f32", 4}}) {
+    const std::string kv = "kv<" + dtype + ">";
+    const std::string text = "  graph @f(%k: f32[?seq,2,16], %v: f32[?seq,2,16], %kv: " + kv + "[?past,2,16]) -> (" + kv + "[?past+?seq,2,16]) {\n"
+                             "    %a = kv_append(%kv, %k, %v) : " + kv + "[?past+?seq,2,16]\n    return %a\n  }\n";
+    EXPECT_EQ(amounts(text, 7, 1000), (Amounts{0, 7 * 2 * 16 * 2 * bytes, 2 * 7 * 2 * 16 * 4, 0})) << dtype;
+  }
 }
 
 }  // namespace

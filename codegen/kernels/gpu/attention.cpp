@@ -23,7 +23,6 @@ Status GpuAttention::read() {
   window_ = op_->attr<int64_t>("window");
   causal_ = op_->attr<bool>("causal");
   cap_ = op_->attr<double>("softcap");
-  if (kt.dtype != DType::F16) return r_.unsupported(*op_, "a cache of " + std::string(ir::info(kt.dtype).name) + " on GPUs, expected f16");
   if (d_ % 16 || d_ > 256) return r_.unsupported(*op_, "head size " + std::to_string(d_) + ", expected a multiple of 16, at most 256");
   if (window_ > 0 && !causal_) return r_.unsupported(*op_, "a window that is not causal");
   if (!(op_->attr<double>("scale") > 0)) return r_.unsupported(*op_, "a scale that is not positive");
