@@ -48,7 +48,7 @@ class Kernels : public testing::TestWithParam<rt::Isa> {
   static double tolerance(double exact, rt::Isa bf16_from) { return GetParam() >= bf16_from ? 1e-2 : exact; }
 };
 
-constexpr int64_t kSeqs[] = {1, 3, 13, 40};
+constexpr int64_t kSeqs[] = {1, 2, 5, 7, 13, 40};
 
 /// Checks one entry of inputs f32[?seq,width] at several lengths; also that one row at a time gives the same bits.
 void check_rows(KernelFixture& f, const std::string& name, int64_t width, double tolerance, float scale = 1) {
