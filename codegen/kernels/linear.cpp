@@ -24,8 +24,8 @@ struct Shape {
   Panel one, two, bytes;                  ///< blocks of one part, of two, and of one part whose bytes do not fit sums of 16 bits
 };
 const Shape& shape_of(rt::Isa isa) {
-  static const Shape generic{{2, 1}, {2, 6}, {2, 4}, {2, 6}}, avx2{{6, 4, 2, 1}, {1, 2}, {1, 1}, {2, 6}}, avx512{{kTileTokens, 8, 4, 2, 1}, {2, 6}, {2, 4}, {2, 6}};
-  return isa == rt::Isa::Generic ? generic : isa == rt::Isa::Avx2 ? avx2 : avx512;
+  static const Shape avx2{{6, 4, 2, 1}, {1, 2}, {1, 1}, {2, 6}}, other{{kTileTokens, 8, 4, 2, 1}, {2, 6}, {2, 4}, {2, 6}};
+  return isa == rt::Isa::Avx2 ? avx2 : other;
 }
 constexpr size_t kInTurn = 4;         // tokens whose products alternate
 constexpr int64_t kWideOutputs = 2048; // from so many on, a task of dense weights is 4 groups: fewer would be too few tasks
