@@ -1,5 +1,6 @@
 // Kernels alone on one thread, and what fraction of the machine's limits (codegen/limits.h) they reach: a linear of every weight
-// format on 512 tokens and, with weights that no cache holds, on 1, 4 and 8; attention of SmolLM2's shape.
+// format on 512 tokens and, with weights that no cache holds, on 1, 4 and 8; attention of SmolLM2's shape. --isa=avx2: for
+// that instruction set, else for this machine's best.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -20,8 +21,10 @@ T value_of(Result<T> result) {
   exit(1);
 }
 
+rt::Isa isa = rt::best_isa();
+
 const codegen::Limits& limits() {
-  static const codegen::Limits l = value_of(codegen::measure_limits(rt::best_isa(), 1));
+  static const codegen::Limits l = value_of(codegen::measure_limits(isa, 1));
   return l;
 }
 
@@ -29,7 +32,7 @@ const codegen::Limits& limits() {
 class Subject {
  public:
   explicit Subject(const std::string& graphs)
-      : fixture_(value_of(KernelFixture::create("module @bench level=graph {\n  dim ?past in [0,4096]\n  dim ?few in [1,8]\n  dim ?seq in [1,512]\n" + graphs + "}\n", rt::best_isa()))) {
+      : fixture_(value_of(KernelFixture::create("module @bench level=graph {\n  dim ?past in [0,4096]\n  dim ?few in [1,8]\n  dim ?seq in [1,512]\n" + graphs + "}\n", isa))) {
     uint64_t arena = 64, scratch = 64, plane = 0;
     for (const rt::EntryPoint& e : program().entries) arena = std::max(arena, e.arena_bytes);
     for (const rt::Kernel& k : program().kernels) scratch = std::max(scratch, k.scratch_bytes);
@@ -164,5 +167,25 @@ const bool registered = [] {
   return true;
 }();
 
+/// Takes --isa=NAME, which the library left.
+bool choose_isa(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    const auto named = argument.starts_with("--isa=") ? rt::isa_from_name(argument.substr(6)) : std::nullopt;
+    if (!named || !rt::runs_here(*named)) {
+      fprintf(stderr, "found %s, expected --isa= with an instruction set of this machine\n", argv[i]);
+      return false;
+    }
+    isa = *named;
+  }
+  return true;
+}
+
 }  // namespace
 }  // namespace prism
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (!prism::choose_isa(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+}

@@ -40,7 +40,7 @@ struct Rows16Format {
   int64_t low_at() const { return high_at() + 64 * high; }
   int64_t block_bytes() const { return low_at() + 64 * low; }
   int64_t bytes() const { return header() + blocks * block_bytes(); }
-  bool small() const { return low + high < 8 && !iq4; }                       ///< bytes at most 63
+  int most() const { return iq4 ? 255 : (1 << (low + high)) - 1; }            ///< largest byte
 };
 const Rows16Format& rows16_format(ir::DType t);                ///< quantized ones that rows16_supports
 

@@ -14,8 +14,7 @@ using namespace kir;
 
 namespace {
 
-constexpr int kRows = 12;           // query rows at once
-constexpr int kAccumulators = 24;   // vector registers used for sums
+constexpr int kRows = 12;           // query rows at once, at most
 constexpr int64_t kFewTokens = 16;
 constexpr int64_t kSplits = 16, kPieceKeys = 256;
 constexpr int kLine = 64;           // bytes that come from memory together
@@ -27,9 +26,9 @@ class FlashVector : CpuAttention {
   Result<LoweredKernel> run() {
     PRISM_CHECK(read(kLanes));
     const int64_t most_tokens = op_->attr<int64_t>("tile_q"), share = heads_ / kv_heads_;
-    for (int g = 1; g <= std::min<int64_t>(share, kRows); ++g)
+    for (int g = 1; g <= std::min<int64_t>(share, most_rows_); ++g)
       if (share % g == 0) group_ = g;
-    tile_q_ = int(std::clamp<int64_t>(kRows / group_, 1, most_tokens));
+    tile_q_ = int(std::clamp<int64_t>(most_rows_ / group_, 1, most_tokens));
     rows_ = group_ * tile_q_;
     splits_ = most_tokens <= kFewTokens ? kSplits : 1;
     piece_ = std::max<int64_t>(kPieceKeys / tile_k_, 1) * tile_k_;
@@ -96,7 +95,7 @@ class FlashVector : CpuAttention {
 
   /// A vector is 16 keys. K is in groups of 16 keys, [size][16].
   void scores(Ex at) {
-    const int vectors = tile_k_ / kLanes, at_once = std::max(1, std::min(vectors, kAccumulators / rows_));
+    const int vectors = tile_k_ / kLanes, at_once = std::max(1, std::min(vectors, sums_ / rows_));
     for (int v0 = 0; v0 < vectors; v0 += at_once) {
       const int n = std::min(at_once, vectors - v0);
       std::vector<Ex> acc;
@@ -118,7 +117,7 @@ class FlashVector : CpuAttention {
 
   /// A vector is 16 of the head's dimensions.
   void add_values(Ex at, Ex keys) {
-    const int chunks = int(d_ / kLanes), together = std::max(1, std::min(chunks, kAccumulators / rows_));
+    const int chunks = int(d_ / kLanes), together = std::max(1, std::min(chunks, sums_ / rows_));
     for (int c0 = 0; c0 < chunks; c0 += together) {
       const int n = std::min(together, chunks - c0);
       std::vector<Ex> acc;
@@ -182,6 +181,7 @@ class FlashVector : CpuAttention {
     });
   }
 
+  const int sums_ = sum_vectors(isa_), most_rows_ = std::min(kRows, sums_);
   int64_t splits_ = 1, piece_ = 0, most_parts_ = 1;
   Buffer partial_, counters_;
   Ex plane_;

@@ -16,17 +16,27 @@ using ir::Op;
 
 namespace {
 
-constexpr int kTileTokens = 12;       // tokens at once, at most; as many accumulators
+constexpr int kTileTokens = 12;       // tokens at once, at most
+/// What registers have room for.
+struct Shape {
+  struct Panel { int groups, tokens; };   ///< groups whose sums are made together, and tokens at once
+  std::vector<int> dense;                 ///< tokens at once of dense weights
+  Panel one, two, bytes;                  ///< blocks of one part, of two, and of one part whose bytes do not fit sums of 16 bits
+};
+const Shape& shape_of(rt::Isa isa) {
+  static const Shape avx2{{6, 4, 2, 1}, {1, 2}, {1, 1}, {2, 6}}, other{{kTileTokens, 8, 4, 2, 1}, {2, 6}, {2, 4}, {2, 6}};
+  return isa == rt::Isa::Avx2 ? avx2 : other;
+}
+constexpr size_t kInTurn = 4;         // tokens whose products alternate
 constexpr int64_t kWideOutputs = 2048; // from so many on, a task of dense weights is 4 groups: fewer would be too few tasks
 constexpr int64_t kPanelTokens = 24;  // from so many on, compact weights are unpacked once for all
 constexpr int64_t kPrefetchBytes = 8192;  // ahead of the weights of few tokens, which come from memory
-constexpr size_t kInTurn = 4;         // tokens whose products alternate
 constexpr int kMatrixTokens = 32;     // tokens at once with matrix registers
 
 class Linear {
  public:
   Linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa)
-      : r_(op, name, dims), b_(r_.b), isa_(isa) {}
+      : r_(op, name, dims), b_(r_.b), isa_(isa), shape_(shape_of(isa)) {}
 
   Result<LoweredKernel> run() {
     for (const ir::Operation& o : r_.body.ops)
@@ -78,7 +88,7 @@ class Linear {
       const Ex m = b_.let(r_.dim(rows));
       if (groups_ % 2 == 0 && quantized) PRISM_CHECK(panel_tiles(m, done));
       last_token_ = b_.let(m - Ex(1));
-      const std::vector<int> sizes = quantized ? std::vector{8, 6, 4, 2, 1} : std::vector{kTileTokens, 8, 4, 2, 1};
+      const std::vector<int> sizes = quantized ? std::vector{8, 6, 4, 2, 1} : shape_.dense;
       for (size_t i = 0; i < sizes.size(); ++i)
         PRISM_CHECK(tiles(m, done, sizes[i], i + 1 < sizes.size() ? sizes[i + 1] + 1 : 1, [&](Ex t0) { return tile(t0, sizes[i]); }));
     }
@@ -98,27 +108,25 @@ class Linear {
     return status;
   }
 
-  /// Most of many tokens: the task's weights as bytes, unpacked once, pairs of groups at a time, so that activations are loaded
-  /// for both.
+  /// Most of many tokens: the task's weights as bytes, unpacked once. Where registers allow it, activations are loaded for two groups.
   Status panel_tiles(Ex m, Ex done) {
     panel_ = b_.scratch("panel", Elem::U32, groups_ * k_ / 4 * kLanes);
     scales_ = b_.scratch("scales", Elem::F32, groups_ * k_ / 32 * kPanelScales);
     Status status = ok();
     b_.if_(Ex(kPanelTokens) <= m, [&] {
-      int t = 6;
       for (int g = 0; g < groups_; ++g)
         for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, 0, [&](Ex k, const WeightBlock& w) {
           block_ = w;
-          if (w.parts == 2) t = 4;
           for (int j = 0; j < 8; ++j) b_.store(panel_, panel_at(g, k, j), w.words[size_t(j)]);
           for (int p = 0; p < w.parts; ++p) {
             b_.store(scales_, scales_at(g, k, p), w.scale[p]);
             if (!w.zero) b_.store(scales_, scales_at(g, k, w.parts + p), Ex(0.0) - w.minimum[p]);
           }
         });
-      status = tiles(m, done, t, t, [&](Ex t0) {
-        for (int g = 0; g < groups_; g += 2) dot_panel(g, t0, t);
-        return epilogues(t0, Ex(t));
+      const Shape::Panel& panel = block_.parts == 2 ? shape_.two : block_.most > 63 ? shape_.bytes : shape_.one;
+      status = tiles(m, done, panel.tokens, panel.tokens, [&](Ex t0) {
+        for (int g = 0; g < groups_; g += panel.groups) dot_panel(g, panel.groups, t0, panel.tokens);
+        return epilogues(t0, Ex(panel.tokens));
       });
     });
     return status;
@@ -128,51 +136,73 @@ class Linear {
   Ex panel_at(int g, Ex k, int j) const { return Ex(g * (k_ / 4) * kLanes + j * kLanes) + k * (8 * kLanes); }
   Ex scales_at(int g, Ex k, int i) const { return Ex(g * (k_ / 32) * kPanelScales + i * kLanes) + k * kPanelScales; }
 
-  /// Sums of two groups, the same bits as dot_quantized's.
-  void dot_panel(int g, Ex t0, int t) {
+  /// Adds the products of words [from, to) of weights(group, word) and activations(token, word) to `sums`, [group][token].
+  void multiply(std::vector<Ex>& sums, size_t groups, int from, int to, const std::function<Ex(size_t, int)>& weights,
+                const std::function<Ex(size_t, int)>& activations) {
+    // With AVX2 the cheap product is that of two bytes at a time, and so many words' are summed in its 16 bits.
+    const int fit = isa_ == rt::Isa::Avx2 ? INT16_MAX / (2 * 128 * block_.most) : 0, step = fit ? fit : to - from;
+    const size_t tokens = sums.size() / groups;
+    for (int first = from; first < to; first += step) {
+      std::vector<Ex> pairs(sums.size(), constant({Elem::U32, kLanes}, 0));
+      for (int j = first; j < std::min(first + step, to); ++j) {
+        std::vector<Ex> w;
+        for (size_t h = 0; h < groups; ++h) w.push_back(weights(h, j));
+        for (size_t i = 0; i < tokens; ++i) {
+          const Ex x = b_.let(splat(activations(i, j), kLanes));
+          for (size_t h = 0, at = i; h < groups; ++h, at += tokens)
+            fit ? pairs[at] = b_.let(call(Fn::DotPairs, {pairs[at], w[h], x})) : sums[at] = b_.let(call(Fn::Dot4, {sums[at], w[h], x}));
+        }
+      }
+      for (size_t i = 0; fit && i < sums.size(); ++i) sums[i] = b_.let(call(Fn::SumPairs, {sums[i], pairs[i]}));
+    }
+  }
+
+  /// Four bytes of the q8a row that begins at `row`: word j of block k.
+  Ex bytes_at(Ex row, Ex k, int j) { return b_.load({Elem::I32, 1}, r_.buffer(x_), row + k * 32 + Ex(4 * j)); }
+
+  /// Sums of `wide` groups, the same bits as dot_quantized's.
+  void dot_panel(int g, int wide, Ex t0, int t) {
     const Buffer& x = r_.buffer(x_);
     const int parts = block_.parts, words = 8 / parts;
-    const size_t n = size_t(t);
+    const size_t n = size_t(t), groups = size_t(wide);
     std::vector<Ex> row, acc;  // [group][token]
     for (int i = 0; i < t; ++i) row.push_back(b_.let((t0 + Ex(i)) * row_bytes()));
-    for (size_t i = 0; i < 2 * n; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
+    for (size_t i = 0; i < groups * n; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
     b_.for_(0, k_ / 32, 1, [&](Ex k) {
-      auto scale = [&](int h, int i) { return b_.let(b_.load(scales_, scales_at(g + h, k, i), kLanes)); };
-      std::vector<Ex> total(2 * n);
+      auto scale = [&](size_t h, int i) { return b_.let(b_.load(scales_, scales_at(g + int(h), k, i), kLanes)); };
+      std::vector<Ex> total(groups * n);
       for (int p = 0; p < parts; ++p) {
-        std::vector<Ex> sums(2 * n, constant({Elem::I32, kLanes}, 0));
-        for (size_t i = 0; i < n && block_.zero; ++i) sums[i] = sums[n + i] = start(row[i], k, p);
-        for (int j = p * words; j < (p + 1) * words; ++j) {
-          const Ex w[2] = {b_.let(b_.load(panel_, panel_at(g, k, j), kLanes)), b_.let(b_.load(panel_, panel_at(g + 1, k, j), kLanes))};
-          for (size_t i = 0; i < n; ++i) {
-            const Ex bytes = b_.let(splat(b_.load({Elem::I32, 1}, x, row[i] + k * 32 + Ex(4 * j)), kLanes));
-            for (size_t h = 0; h < 2; ++h) sums[h * n + i] = b_.let(call(block_.small ? Fn::Dot4Small : Fn::Dot4, {sums[h * n + i], w[h], bytes}));
-          }
+        std::vector<Ex> sums(groups * n, constant({Elem::I32, kLanes}, 0));
+        for (size_t i = 0; i < n && block_.zero; ++i) {
+          const Ex from = start(row[i], k, p);
+          for (size_t h = 0; h < groups; ++h) sums[h * n + i] = from;
         }
-        for (size_t h = 0; h < 2; ++h) {
-          const Ex s = scale(int(h), p);
+        multiply(sums, groups, p * words, (p + 1) * words, [&](size_t h, int j) { return b_.let(b_.load(panel_, panel_at(g + int(h), k, j), kLanes)); },
+                 [&](size_t i, int j) { return bytes_at(row[i], k, j); });
+        for (size_t h = 0; h < groups; ++h) {
+          const Ex s = scale(h, p);
           for (size_t i = h * n; i < (h + 1) * n; ++i) total[i] = b_.let(p == 0 ? cast(Elem::F32, sums[i]) * s : fma(cast(Elem::F32, sums[i]), s, total[i]));
         }
       }
-      std::vector<Ex> minima[2];
-      for (int h = 0; h < 2; ++h)
+      std::vector<std::vector<Ex>> minima(groups);
+      for (size_t h = 0; h < groups; ++h)
         for (int p = 0; p < parts && !block_.zero; ++p) minima[h].push_back(scale(h, parts + p));
       for (size_t i = 0; i < n; ++i) {
         const Ex d = b_.let(splat(b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4), kLanes));
         for (size_t p = 0; p < minima[0].size(); ++p) {
           const Ex minus = b_.let(cast(Elem::F32, minus_sum(row[i], k, int(p))));
-          for (size_t h = 0; h < 2; ++h) total[h * n + i] = b_.let(fma(minus, minima[h][p], total[h * n + i]));
+          for (size_t h = 0; h < groups; ++h) total[h * n + i] = b_.let(fma(minus, minima[h][p], total[h * n + i]));
         }
-        for (size_t h = 0; h < 2; ++h) b_.assign(acc[h * n + i], fma(total[h * n + i], d, acc[h * n + i]));
+        for (size_t h = 0; h < groups; ++h) b_.assign(acc[h * n + i], fma(total[h * n + i], d, acc[h * n + i]));
       }
     });
-    for (size_t h = 0; h < 2; ++h) store_sums(g + int(h), {acc.begin() + long(h * n), acc.begin() + long((h + 1) * n)});
+    for (size_t h = 0; h < groups; ++h) store_sums(g + int(h), {acc.begin() + long(h * n), acc.begin() + long((h + 1) * n)});
   }
 
   /// Computes and stores all outputs of this task for tokens t0 .. t0+t-1, as far as there are so many.
   Status tile(Ex t0, int t) {
     const bool quantized = ir::info(format_).quantized && !pairs_;
-    const int together = quantized ? 1 : t <= 4 && !pairs_ ? 4 : 2;
+    const int together = quantized ? 1 : pairs_ ? 2 : std::clamp(int(std::bit_floor(unsigned(sum_vectors(isa_) / t))), 1, 4);
     for (int g = 0; g < groups_; g += together) {
       const int wide = std::min(together, groups_ - g);
       if (quantized) dot_quantized(g, t0, t);
@@ -281,11 +311,8 @@ class Linear {
         for (int p = 0; p < w.parts; ++p) {
           std::vector<Ex> sums;
           for (size_t i = first; i < end; ++i) sums.push_back(w.zero ? start(row[i], k, p) : constant({Elem::I32, kLanes}, 0));
-          for (int j = p * words; j < (p + 1) * words; ++j)
-            for (size_t i = first; i < end; ++i) {
-              const Ex bytes = splat(b_.load({Elem::I32, 1}, x, row[i] + k * 32 + Ex(4 * j)), kLanes);
-              sums[i - first] = b_.let(call(w.small ? Fn::Dot4Small : Fn::Dot4, {sums[i - first], w.words[size_t(j)], bytes}));
-            }
+          multiply(sums, 1, p * words, (p + 1) * words, [&](size_t, int j) { return w.words[size_t(j)]; },
+                   [&](size_t i, int j) { return bytes_at(row[first + i], k, j); });
           for (size_t i = 0; i < sums.size(); ++i) {
             const Ex sum = cast(Elem::F32, sums[i]);
             total[i] = b_.let(p == 0 ? sum * w.scale[0] : fma(sum, w.scale[p], total[i]));
@@ -450,6 +477,7 @@ class Linear {
   Region r_;
   Builder& b_;
   rt::Isa isa_;
+  const Shape& shape_;
   int slot_tokens_ = 0;      ///< tokens per group in y_
   const ir::Operation* linear_ = nullptr;
   const ir::Value* x_ = nullptr;

@@ -12,6 +12,9 @@
 
 namespace prism::codegen {
 
+/// Vectors of 16 that a CPU's registers hold as sums, beside what those are made of; without AVX nothing fits, and more was measured to be faster.
+constexpr int sum_vectors(rt::Isa isa) { return isa == rt::Isa::Avx2 ? 6 : 24; }
+
 /// Which operand or result of the kernel op an argument of the generated function is.
 struct ArgSource {
   enum class From : uint8_t { Operand, Result, KeyPlane, ValuePlane, Workspace, Counters } from;

@@ -64,7 +64,7 @@ struct Unit {
   /// The 32 weights whose part begins at byte p.
   WeightBlock block(Ex p) const {
     Builder& b = r.b;
-    WeightBlock block{{}, f.parts, {}, {}, f.small(), f.minimum ? 0 : f.zero};
+    WeightBlock block{{}, f.parts, {}, {}, f.most(), f.minimum ? 0 : f.zero};
     for (int i = 0; i < f.parts; ++i) {
       switch (f.scales) {
         case Rows16Format::Scales::None:

@@ -15,7 +15,7 @@ struct WeightBlock {
   std::vector<kir::Ex> words;    ///< 8, u32 lanes
   int parts;                     ///< 1: one scale for all; 2: words 0-3 and 4-7 have their own
   kir::Ex scale[2], minimum[2];  ///< f32 lanes
-  bool small;                    ///< bytes at most 63
+  int most;                      ///< largest byte
   int zero;                      ///< the byte whose value is 0, a power of two; 0: there are minima
 
   kir::Ex value(int i) const;    ///< f32 lanes: weight i of the 32

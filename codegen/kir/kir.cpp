@@ -148,7 +148,7 @@ Ex call(Fn fn, std::vector<Ex> args) {
   }
   Ty ty = args[0].ty();
   if (fn == Fn::ReduceAdd || fn == Fn::ReduceMax) ty.lanes = 1;
-  if (fn == Fn::Dot4 || fn == Fn::Dot4Small) ty.elem = Elem::I32;
+  if (fn == Fn::Dot4 || fn == Fn::SumPairs) ty.elem = Elem::I32;
   if (fn == Fn::PackF16 || fn == Fn::PackBf16) ty.elem = Elem::U32;
   Ex e = make(Kind::Call, ty, std::move(args));
   std::const_pointer_cast<Node>(e.node)->fn = fn;

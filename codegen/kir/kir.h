@@ -52,7 +52,8 @@ enum class Fn : uint8_t {
   Abs,
   ReduceAdd, ReduceMax,   ///< vector to scalar, fixed order (halving)
   Dot4,       ///< i32 acc + sum over 4 bytes of u8(a)*i8(b), per lane; a, b: u32 / i32 lanes
-  Dot4Small,  ///< the same when every byte of a is at most 63, so that 16-bit pair sums cannot overflow
+  DotPairs,   ///< u32 of two i16: acc + u8(a)*i8(b) over bytes 0 and 1, and over 2 and 3; no sum may overflow. CPUs with AVX2 only
+  SumPairs,   ///< i32 acc + both i16 of a u32
   LookupLow,  ///< u32 of the bytes that the low nibbles of args[0]'s bytes choose of the 16 in args[1] to args[4]
   LookupHigh, ///< the same with the high nibbles
   DotBf16,    ///< f32 acc + the products of two bf16, per lane; a, b: pairs in u32 lanes. CPUs only
@@ -70,6 +71,7 @@ enum class Fn : uint8_t {
   MmaS8,      ///< i32x4 args[0] + A (16x32: u32x4) * B (32x8: u32x2); mma.m16n8k32
 };
 inline bool gpu_only(Fn f) { return f >= Fn::PackF16 && f != Fn::AtomicAdd; }
+inline bool cpu_only(Fn f) { return f == Fn::DotPairs || f == Fn::SumPairs || f == Fn::DotBf16; }
 inline bool has_effect(Fn f) { return f >= Fn::ShuffleXor; }
 inline bool has_buffer(Fn f) { return f >= Fn::AtomicAdd && f <= Fn::LdMatrixT; }
 

@@ -190,7 +190,7 @@ class Verifier {
   /// `root`: stands alone in a Let, Var or Assign.
   Status expr(const Ref& r, bool root = false) {
     if (r->kind == Kind::Call) {  // before the cache: whether it may stand here depends on the place
-      if (gpu_ ? r->fn == Fn::DotBf16 : gpu_only(r->fn)) return bad(fn_name(r->fn), " in a ", gpu_ ? "GPU" : "CPU", " kernel");
+      if (gpu_ ? cpu_only(r->fn) : gpu_only(r->fn)) return bad(fn_name(r->fn), " in a ", gpu_ ? "GPU" : "CPU", " kernel");
       if (has_effect(r->fn) && !root) return bad(fn_name(r->fn), " within an expression, expected it alone in a let, var or assignment");
     }
     if (!checked_.insert(r.get()).second) return ok();

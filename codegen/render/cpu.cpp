@@ -142,19 +142,13 @@ static inline u32 atomic_add(u8* p, u32 v) { return __atomic_fetch_add((u32*)p, 
 static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) {
   return (i32x16)__builtin_ia32_vpdpbusd512((v16si)c, (v16si)a, (v16si)b);
 }
-#define dot4_small dot4
 #elif defined(__AVX2__)
 static inline i32x8 dot4_8(i32x8 c, u32x8 a, i32x8 b) {
   const v16hi ae = (v16hi)(a & 0x00ff00ffu), ao = (v16hi)((a >> 8u) & 0x00ff00ffu);
   const v16hi be = ((v16hi)b << 8) >> 8, bo = (v16hi)b >> 8;
   return c + (i32x8)__builtin_ia32_pmaddwd256(ae, be) + (i32x8)__builtin_ia32_pmaddwd256(ao, bo);
 }
-static inline i32x8 dot4_small_8(i32x8 c, u32x8 a, i32x8 b) {
-  const v16hi one = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-  return c + (i32x8)__builtin_ia32_pmaddwd256((v16hi)__builtin_ia32_pmaddubsw256((v32qi)a, (v32qi)b), one);
-}
 static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) { return JOIN8(dot4_8(c.lo, a.lo, b.lo), dot4_8(c.hi, a.hi, b.hi)); }
-static inline i32x16 dot4_small(i32x16 c, u32x16 a, i32x16 b) { return JOIN8(dot4_small_8(c.lo, a.lo, b.lo), dot4_small_8(c.hi, a.hi, b.hi)); }
 #else
 static inline i32x4 dot4_4(i32x4 c, u32x4 a, i32x4 b) {
   const v8hi ae = (v8hi)(a & 0x00ff00ffu), ao = (v8hi)((a >> 8u) & 0x00ff00ffu);
@@ -165,7 +159,20 @@ static inline i32x16 dot4(i32x16 c, u32x16 a, i32x16 b) {
   return JOIN8(JOIN4(dot4_4(c.lo.lo, a.lo.lo, b.lo.lo), dot4_4(c.lo.hi, a.lo.hi, b.lo.hi)),
                JOIN4(dot4_4(c.hi.lo, a.hi.lo, b.hi.lo), dot4_4(c.hi.hi, a.hi.hi, b.hi.hi)));
 }
-#define dot4_small dot4
+#endif
+#ifdef __AVX2__
+// Kept in the kernel's order, which the registers suffice for; the compiler would make trees of the sums, token by token.
+static inline u32x8 dot_pairs_8(u32x8 c, u32x8 a, i32x8 b) {
+  v16hi sum = (v16hi)c + (v16hi)__builtin_ia32_pmaddubsw256((v32qi)a, (v32qi)b);
+  __asm__ volatile("" : "+x"(sum));
+  return (u32x8)sum;
+}
+static inline u32x16 dot_pairs(u32x16 c, u32x16 a, i32x16 b) { return JOIN8(dot_pairs_8(c.lo, a.lo, b.lo), dot_pairs_8(c.hi, a.hi, b.hi)); }
+static inline i32x8 sum_pairs_8(i32x8 c, u32x8 a) {
+  const v16hi one = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  return c + (i32x8)__builtin_ia32_pmaddwd256((v16hi)a, one);
+}
+static inline i32x16 sum_pairs(i32x16 c, u32x16 a) { return JOIN8(sum_pairs_8(c.lo, a.lo), sum_pairs_8(c.hi, a.hi)); }
 #endif
 
 #define JOIN_TABLE(a, b, c, d) {a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d}
@@ -311,7 +318,8 @@ class CpuRenderer final : public CRenderer {
       case Fn::ReduceAdd: return "reduce_add_" + std::string(elem_name(t.elem)) + "(" + list + ")";
       case Fn::ReduceMax: return "reduce_max_" + std::string(elem_name(t.elem)) + "(" + list + ")";
       case Fn::Dot4: return "dot4(" + list + ")";
-      case Fn::Dot4Small: return "dot4_small(" + list + ")";
+      case Fn::DotPairs: return "dot_pairs(" + list + ")";
+      case Fn::SumPairs: return "sum_pairs(" + list + ")";
       case Fn::LookupLow: case Fn::LookupHigh: return std::string(fn_name(fn)) + "_" + std::to_string(t.lanes) + "(" + list + ")";
       case Fn::DotBf16: return "dot_bf16(" + list + ")";
       default: break;  // GPU kernels'

@@ -128,7 +128,7 @@ class CudaRenderer final : public CRenderer {
   std::string call(Fn fn, Ty, const std::vector<std::string>& args) override {
     std::string list;
     for (const std::string& a : args) list += (list.empty() ? "" : ", ") + a;
-    return std::string(fn == Fn::Dot4Small ? "dot4" : fn_name(fn)) + (fn < Fn::Exp2Coarse || fn == Fn::Abs ? "_f32(" : "(") + list + ")";
+    return std::string(fn_name(fn)) + (fn < Fn::Exp2Coarse || fn == Fn::Abs ? "_f32(" : "(") + list + ")";
   }
 
  private:

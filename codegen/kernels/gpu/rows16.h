@@ -19,7 +19,7 @@ class Rows16Lane {
       : b_(b), f_(rows16_format(format)), w_(w), quad_(quad), word_(word), swapped_(swapped) {}
 
   int parts() const { return f_.parts; }
-  bool small() const { return f_.small(); }   ///< bytes at most 63
+  bool small() const { return f_.most() <= 63; }   ///< bytes at most 63
   int middle() const { return f_.zero; }      ///< the byte whose value is 0 in all rows; 0: there is none
   /// What the lane loads of block k of the group that begins at byte `base` (i64).
   std::vector<kir::Ex> load(kir::Ex base, kir::Ex k) const;
