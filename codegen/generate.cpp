@@ -11,6 +11,7 @@
 #include "codegen/work.h"
 #include "codegen/render/c.h"
 #include "ir/text.h"
+#include "passes/plan_memory.h"
 #include "runtime/base/checked.h"
 
 namespace prism::codegen {
@@ -134,6 +135,16 @@ class Generator {
     return error("KV cache %", kv.name, " (see --kv): found ", ir::info(t).name, ", expected f16", gpu() ? ", the only type on GPUs" : ", bf16 or f32");
   }
 
+  /// Attention has memory for the tokens that it says there can be.
+  Status most_tokens(const ir::Graph& g, const ir::Operation& kernel) const {
+    for (const ir::Operation& o : kernel.body->ops) {
+      if (o.op != ir::Op::FlashAttention) continue;
+      const int64_t most = o.operand(0)->type.dim(0).bounds(passes::entry_ranges(m_, g)).hi, said = o.attr<int64_t>("most_tokens");
+      if (said < most) return error("graph @", g.name, ": flash_attention %", o.result()->name, ": most_tokens: found ", said, ", expected at least ", most);
+    }
+    return ok();
+  }
+
   Status entry(const ir::Graph& g) {
     rt::EntryPoint e;
     e.name = g.name;
@@ -169,6 +180,7 @@ class Generator {
     }
     for (const ir::Operation& op : g.ops) {
       if (op.op != ir::Op::Kernel) return error("graph @", g.name, ": ", ir::info(op.op).mnemonic, " is not a kernel; run the cpu pipeline");
+      PRISM_CHECK(most_tokens(g, op));
       const auto offsets = op.attr<std::vector<int64_t>>("offsets");
       if (offsets.size() != op.results.size()) return error("graph @", g.name, ": kernel has no plan; run plan-memory");
       // A returned cache is the cache the body appended to.

@@ -17,7 +17,6 @@ constexpr int64_t kKeyBlock = 32;  // two of the cache's blocks of 16 positions,
 }  // namespace
 
 Status fuse_attention(Module& m, const Options& options) {
-  const int64_t tile_q = options.get_int("tile_q", 16);
   const int64_t tile_k = options.get_int("tile_k", 64);
   if (tile_k % kKeyBlock) return error("option tile_k: found ", tile_k, ", expected a multiple of ", kKeyBlock);
   for (const auto& g : m.graphs)
@@ -26,7 +25,7 @@ Status fuse_attention(Module& m, const Options& options) {
       const int64_t window = op.attr<int64_t>("window");
       const int64_t rows = op.operand(0)->type.dim(0).bounds(entry_ranges(m, *g)).hi;
       AttrMap attrs = op.attrs;
-      attrs["tile_q"] = std::min(tile_q, rows);
+      attrs["most_tokens"] = rows;
       attrs["tile_k"] = window > 0 && window < tile_k ? int64_t(round_up(window, kKeyBlock)) : tile_k;
       Operation* flash = g->insert(Op::FlashAttention, op.operands(), std::move(attrs), op.result()->type, &op);
       op.result()->replace_all_uses_with(flash->result());

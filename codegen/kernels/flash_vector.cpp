@@ -15,7 +15,6 @@ using namespace kir;
 namespace {
 
 constexpr int kRows = 12;           // query rows at once, at most
-constexpr int64_t kFewTokens = 16;
 constexpr int64_t kSplits = 16, kPieceKeys = 256;
 constexpr int kLine = 64;           // bytes that come from memory together
 
@@ -25,7 +24,7 @@ class FlashVector : CpuAttention {
 
   Result<LoweredKernel> run() {
     PRISM_CHECK(read(kLanes));
-    const int64_t most_tokens = op_->attr<int64_t>("tile_q"), share = heads_ / kv_heads_;
+    const int64_t most_tokens = op_->attr<int64_t>("most_tokens"), share = heads_ / kv_heads_;
     for (int g = 1; g <= std::min<int64_t>(share, most_rows_); ++g)
       if (share % g == 0) group_ = g;
     tile_q_ = int(std::clamp<int64_t>(most_rows_ / group_, 1, most_tokens));

@@ -12,6 +12,8 @@
 
 namespace prism::codegen {
 
+constexpr int64_t kFewTokens = 16;  ///< attention of so many tokens at most splits its keys
+
 /// Vectors of 16 that a CPU's registers hold as sums, beside what those are made of; without AVX nothing fits, and more was measured to be faster.
 constexpr int sum_vectors(rt::Isa isa) { return isa == rt::Isa::Avx2 ? 6 : 24; }
 

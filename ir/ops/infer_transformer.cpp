@@ -49,7 +49,7 @@ Result<Types> attention(InferContext& c) {
 Result<Types> infer_Attention(InferContext& c) { return attention(c); }
 
 Result<Types> infer_FlashAttention(InferContext& c) {
-  for (const char* key : {"tile_q", "tile_k"})
+  for (const char* key : {"tile_k", "most_tokens"})
     if (c.integer(key) <= 0) return c.fail(key, " is ", c.integer(key), ", expected at least 1");
   return attention(c);
 }

@@ -251,7 +251,7 @@ TEST(Eval, AttentionWithGroupsWindowAndSoftcap) {
                                        -0.0475686, -0.2975686, -0.3906729, -0.6406729};
   AttrMap attrs = {{"scale", 0.7}, {"window", int64_t{3}}, {"softcap", 2.0}};
   expect_floats(run(Op::Attention, {f32(ramp({2, 4, 2}, 1)), attention_cache()}, attrs), {2, 4, 2}, expected);
-  attrs.insert({{"tile_q", int64_t{1}}, {"tile_k", int64_t{2}}});
+  attrs.insert({{"most_tokens", int64_t{2}}, {"tile_k", int64_t{2}}});
   expect_floats(run(Op::FlashAttention, {f32(ramp({2, 4, 2}, 1)), attention_cache()}, attrs), {2, 4, 2}, expected);
 }
 

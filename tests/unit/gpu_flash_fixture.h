@@ -45,7 +45,7 @@ class FlashKernel {
     auto module = ir::parse(text, "text"), reference = ir::parse(text, "text");
     EXPECT_TRUE(module) << module.message() << "\n" << text;
     if (!module) return;
-    auto steps = passes::parse_pipeline("fuse-attention{tile_q=" + std::string(most > 16 ? "64" : "16") + "},fuse-epilogues");
+    auto steps = passes::parse_pipeline("fuse-attention,fuse-epilogues");
     EXPECT_TRUE(steps) << steps.message();
     const Status status = passes::Manager().run(**module, *steps);
     EXPECT_TRUE(status) << status.message();

@@ -118,11 +118,11 @@ TEST(GpuProduct, WithoutRoomForItsMatricesIsRefused) {
 }
 
 TEST(GpuProduct, LinearsOfBf16AreProducts) {
-  const std::string text = "module @m level=graph {\n  dim ?seq in [1,64]\n  weight @w : bf16[64,64]\n  weight @q : q8_0[64,64]\n"
+  const std::string text = "module @m level=graph {\n  dim ?seq in [1,64]\n  weight @w : bf16[64,64]\n  weight @v : bf16[64,64]\n  weight @q : q8_0[64,64]\n"
       "  graph @plain(%x: f32[?seq,64]) -> (f32[?seq,64]) {\n    %y = linear(%x, @w) : f32[?seq,64]\n    return %y\n  }\n"
       "  graph @residual(%x: f32[?seq,64]) -> (f32[?seq,64]) {\n    %y = linear(%x, @w) : f32[?seq,64]\n    %z = add(%x, %y) : f32[?seq,64]\n    return %z\n  }\n"
       "  graph @two(%x: f32[?seq,64]) -> (f32[?seq,64]) {\n    %y = linear(%x, @w) : f32[?seq,64]\n    %z = linear(%y, @w) : f32[?seq,64]\n    return %z\n  }\n"
-      "  graph @gelu(%x: f32[?seq,64]) -> (f32[?seq,64]) {\n    %y = linear(%x, @w) : f32[?seq,64]\n    %z = gelu(%y) : f32[?seq,64]\n    return %z\n  }\n"
+      "  graph @gelu(%x: f32[?seq,64]) -> (f32[?seq,64]) {\n    %y = linear(%x, @v) : f32[?seq,64]\n    %z = gelu(%y) : f32[?seq,64]\n    return %z\n  }\n"
       "  graph @quantized(%x: f32[?seq,64]) -> (f32[?seq,64]) {\n    %y = linear(%x, @q) : f32[?seq,64]\n    return %y\n  }\n}\n";
   const auto products = [&](GpuRows rows, const std::string& entry) {
     auto fixture = GpuKernelFixture::create(text, rows);

@@ -94,7 +94,7 @@ TEST_F(Infer, Transformer) {
       f(Op::Attention, {"f32[?seq,5,32]", "kv<f16>[?past+?seq,2,32]"}, {{"scale", 0.5}}),
       "attention: q is f32[?seq,5,32] and kv is kv<f16>[?past+?seq,2,32], expected heads to be a multiple of kv heads");
   EXPECT_EQ(f(Op::FlashAttention, {"f32[?seq,6,32]", "kv<f16>[?past+?seq,2,32]"},
-              {{"scale", 0.5}, {"tile_q", 4}, {"tile_k", 0}}),
+              {{"scale", 0.5}, {"most_tokens", 4}, {"tile_k", 0}}),
             "flash_attention: tile_k is 0, expected at least 1");
   EXPECT_EQ(f(Op::Tail, {"f32[?seq,8]"}, {{"rows", "1"}}), "f32[1,8]");
   EXPECT_EQ(f(Op::Tail, {"f32[?seq,8]"}, {{"rows", "?seq+1"}}), "tail: rows is ?seq+1, expected at most ?seq");

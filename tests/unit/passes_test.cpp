@@ -384,7 +384,7 @@ std::string pipeline_error(const std::string& text) {
 }
 
 TEST(Pipeline, PrintsWhatItParses) {
-  const std::string text = "canonicalize,fuse-attention{tile_k=32,tile_q=8},dce";
+  const std::string text = "canonicalize,fuse-attention{tile_k=32},quantize-activations{bf16_linears=dense,bf16_rows=8}";
   EXPECT_EQ(print_pipeline(pipeline(text)), text);
   EXPECT_EQ(print_pipeline(pipeline(" canonicalize , dce ")), "canonicalize,dce");
   EXPECT_EQ(pipeline("cpu").back().pass->name, "plan-memory");
@@ -394,7 +394,7 @@ TEST(Pipeline, PrintsWhatItParses) {
 TEST(Pipeline, ErrorsSuggestTheNearestName) {
   EXPECT_EQ(pipeline_error("fuse-atention"), "pipeline: unknown pass 'fuse-atention', did you mean 'fuse-attention'?");
   EXPECT_EQ(pipeline_error("fuse-attention{tile_x=3}"),
-            "pipeline: pass fuse-attention: unknown option 'tile_x', did you mean 'tile_q'?");
+            "pipeline: pass fuse-attention: unknown option 'tile_x', did you mean 'tile_k'?");
   EXPECT_EQ(pipeline_error("fuse-attention{tile_k=no}"),
             "pipeline: pass fuse-attention, option tile_k: found 'no', expected a positive integer");
   EXPECT_EQ(pipeline_error("pack-weights{dense=x}"),

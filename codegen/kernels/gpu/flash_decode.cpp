@@ -32,7 +32,7 @@ class FlashDecode : GpuAttention {
 
   Result<LoweredKernel> run() {
     PRISM_CHECK(read());
-    const int64_t share = heads_ / kv_heads_, most_tokens = op_->attr<int64_t>("tile_q");
+    const int64_t share = heads_ / kv_heads_, most_tokens = op_->attr<int64_t>("most_tokens");
     for (int64_t g = 1; g <= std::min(share, kRows); ++g)
       if (share % g == 0) group_ = g;
     tile_tokens_ = std::min(kRows / group_, most_tokens);

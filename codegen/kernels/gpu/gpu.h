@@ -18,7 +18,7 @@ GpuTarget gpu_target(const std::vector<std::string>& archs);
 Result<LoweredKernel> lower_gpu_gemv(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 /// The same for many rows, in matrix products: x in bf16, row-major.
 Result<LoweredKernel> lower_gpu_gemm(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target);
-/// Attention of few tokens, at most tile_q: the keys are split over blocks, whose results the last one merges.
+/// Attention of few tokens, at most kFewTokens: the keys are split over blocks, whose results the last one merges.
 Result<LoweredKernel> lower_gpu_flash_decode(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 /// Attention of many tokens, in matrix products.
 Result<LoweredKernel> lower_gpu_flash_prefill(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
