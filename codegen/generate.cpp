@@ -140,7 +140,7 @@ class Generator {
     for (const ir::Operation& o : kernel.body->ops) {
       if (o.op != ir::Op::FlashAttention) continue;
       const int64_t most = o.operand(0)->type.dim(0).bounds(passes::entry_ranges(m_, g)).hi, said = o.attr<int64_t>("most_tokens");
-      if (said < most) return error("graph @", g.name, ": flash_attention %", o.result()->name, ": most_tokens: found ", said, ", expected at least ", most);
+      if (said < most) return error("graph @", g.name, ": flash_attention: most_tokens: found ", said, ", expected at least ", most);
     }
     return ok();
   }

@@ -297,7 +297,7 @@ TEST(KernelErrors, AttentionOfMoreTokensThanItSays) {
   auto fixture = KernelFixture::create(
       "module @m level=fused {\n  dim ?seq in [1,64]\n  dim ?past in [0,128]\n  graph @g(%q: f32[?seq,2,32], %kv: kv<f16>[?past+?seq,1,32]) -> (f32[?seq,2,32]) {\n"
       "    %a = flash_attention(%q, %kv) {scale=0.5, tile_k=64, most_tokens=16} : f32[?seq,2,32]\n    return %a\n  }\n}\n", rt::Isa::Generic);
-  EXPECT_EQ(fixture.message(), "graph @g: flash_attention %a: most_tokens: found 16, expected at least 64");
+  EXPECT_EQ(fixture.message(), "graph @g: flash_attention: most_tokens: found 16, expected at least 64");
 }
 
 std::vector<rt::Isa> isas_here() {
