@@ -6,10 +6,11 @@
 
 #include "codegen/cpu/compile.h"
 #include "codegen/cuda/emulate.h"
+#include "codegen/expr.h"
 #include "codegen/kernels/gpu/gpu.h"
 #include "codegen/pack.h"
-#include "codegen/work.h"
 #include "codegen/render/c.h"
+#include "codegen/work.h"
 #include "ir/text.h"
 #include "passes/plan_memory.h"
 #include "runtime/base/checked.h"
@@ -93,12 +94,8 @@ class Generator {
   }
 
   rt::Expr tasks(const LoweredKernel& k) {
-    rt::Expr e = expression(k.tasks);
-    if (k.most_pieces == 1) return e;
-    const rt::Expr pieces = expression(k.pieces);
-    e.code.insert(e.code.end(), pieces.code.begin(), pieces.code.end());
-    e.code.insert(e.code.end(), {rt::Expr::Const, k.most_pieces, rt::Expr::Min, 0, rt::Expr::Mul, 0});
-    return e;
+    const rt::Expr whole = expression(k.tasks);
+    return k.most_pieces == 1 ? whole : whole * min(expression(k.pieces), rt::Expr::constant(k.most_pieces));
   }
 
   Status weights() {

@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "codegen/cpu/compile.h"
+#include "codegen/kernels/worker.h"
 #include "codegen/kir/kir.h"
 #include "codegen/render/c.h"
 #include "runtime/code_object.h"
@@ -19,7 +20,6 @@ namespace {
 
 using namespace kir;
 
-constexpr int kLanes = 16;
 constexpr int64_t kChunk = int64_t(1) << 20;   // bytes a task reads
 constexpr int64_t kWords = 1024;               // of 4 bytes, in L1: what the others compute with
 constexpr int64_t kSteps = 4096;               // of a task

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "codegen/expr.h"
 #include "codegen/generate.h"
 #include "ir/op_info.h"
 
@@ -12,17 +13,7 @@ using ir::Dim;
 using ir::Op;
 using rt::Expr;
 
-Expr binary(Expr::Code code, Expr a, const Expr& b) {
-  a.code.insert(a.code.end(), b.code.begin(), b.code.end());
-  a.code.insert(a.code.end(), {code, 0});
-  return a;
-}
-Expr operator+(const Expr& a, const Expr& b) { return binary(Expr::Add, a, b); }
-Expr operator*(const Expr& a, const Expr& b) { return binary(Expr::Mul, a, b); }
 Expr constant(int64_t v) { return Expr::constant(v); }
-Expr operator-(const Expr& a, const Expr& b) { return a + b * constant(-1); }
-Expr min(const Expr& a, const Expr& b) { return binary(Expr::Min, a, b); }
-Expr max(const Expr& a, const Expr& b) { return binary(Expr::Max, a, b); }
 
 Dim elements(const ir::Type& t) {
   Dim n = 1;
@@ -102,7 +93,7 @@ class Counter {
       // Row i sees i + 1 keys, or the window: all of them up to the last row's less those up to the row before the first.
       const auto up_to = [&](const Expr& x) {
         const Expr all = window > 0 ? min(x, constant(window)) : x;
-        const Expr sum = binary(Expr::FloorDiv, all * (all + constant(1)), constant(2));
+        const Expr sum = floor_div(all * (all + constant(1)), constant(2));
         return window > 0 ? sum + max(x - constant(window), constant(0)) * constant(window) : sum;
       };
       keys = up_to(positions) - up_to(before);

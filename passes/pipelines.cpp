@@ -12,9 +12,8 @@ struct Named {
 };
 
 // canonicalize comes again after specialize-entry-points because `tail` of all rows goes away there.
-#define BEFORE_TYPES(prefill)                                                                                              \
-  "canonicalize,constant-fold,cse,dce,specialize-entry-points{prefill=" prefill "},canonicalize,cse,fuse-attention," \
-  "fuse-projections,"
+#define BEFORE_TYPES(prefill) \
+  "canonicalize,constant-fold,cse,dce,specialize-entry-points{prefill=" prefill "},canonicalize,cse,fuse-attention,fuse-projections,"
 #define AFTER_TYPES(dense) ",pack-weights{dense=" dense "},dce,fuse-epilogues,plan-memory"
 constexpr Named kPipelines[] = {
     {"cpu", BEFORE_TYPES("512") "quantize-activations" AFTER_TYPES("rows16")},

@@ -1,6 +1,7 @@
 // quantize-activations: activations in the type the kernels multiply. A linear with a quantized weight reads its input
 // as q8a (int8 blocks of 32), so that its products are integers. In graphs that can have `bf16_rows` rows or more, linears (all,
-// or those with dense weights; those with f32 weights if asked) read bf16 instead, and so do queries of flash attention if asked. Users of one input share it.
+// or those with dense weights; those with f32 weights if asked) read bf16 instead, and so do queries of flash attention if
+// asked. Users of one input share it.
 
 #include "llvm/ADT/DenseMap.h"
 #include "passes/plan_memory.h"

@@ -27,6 +27,7 @@ class CpuAttention {
   kir::Ex plane();                  ///< where this KV head's keys (and values) begin
   kir::Ex last_key() const { return causal_ ? min(past_ + t0_ + kir::Ex(tile_q_), total_) : total_; }   ///< first that no row sees
   kir::Ex first_key() const { return window_ > 0 ? max(past_ + t0_ - kir::Ex(window_ - 1), kir::Ex(0)) : kir::Ex(0); }
+  kir::Ex first_tile() { return b_.let(first_key() / int64_t(tile_k_) * int64_t(tile_k_)); }   ///< where the tile of it begins
 
   /// One step of the online softmax: scores become weights relative to the largest score so far. Tiles that all rows see
   /// whole, most of them, need no mask.

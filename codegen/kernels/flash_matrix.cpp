@@ -34,7 +34,7 @@ class FlashMatrix : CpuAttention {
     allocate(Elem::BF16, Elem::BF16);
     operand_ = b_.scratch("operand", Elem::U32, tile_k_ / 2 * d_);
     start_rows();
-    b_.for_(b_.let(first_key() / int64_t(tile_k_) * int64_t(tile_k_)), b_.let(last_key()), tile_k_, [&](Ex key0) {
+    b_.for_(first_tile(), b_.let(last_key()), tile_k_, [&](Ex key0) {
       const Ex at = b_.let(plane + key0 * d_);
       keys_operand(at);
       multiply(q_, d_, tile_k_ / kLanes, scores_, false);
@@ -53,9 +53,7 @@ class FlashMatrix : CpuAttention {
   bool registers() const { return isa_ >= rt::Isa::Amx; }
 
   void choose_tile() {
-    const int64_t share = heads_ / kv_heads_;
-    for (int g = 1; g <= std::min<int64_t>(share, kHeads); ++g)
-      if (share % g == 0) group_ = g;
+    group_ = heads_together(heads_ / kv_heads_, kHeads);
     if (registers()) {
       b_.use_tiles(std::vector<kir::TileShape>(8, {kLanes, 64}));
       for (tile_q_ = kLanes; group_ * tile_q_ < kRows || group_ * tile_q_ % (2 * kLanes); tile_q_ += kLanes) {}

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "codegen/kernels/attention.h"
+#include "runtime/base/checked.h"
 
 namespace prism::codegen {
 
@@ -24,9 +25,8 @@ class FlashVector : CpuAttention {
 
   Result<LoweredKernel> run() {
     PRISM_CHECK(read(kLanes));
-    const int64_t most_tokens = op_->attr<int64_t>("most_tokens"), share = heads_ / kv_heads_;
-    for (int g = 1; g <= std::min<int64_t>(share, most_rows_); ++g)
-      if (share % g == 0) group_ = g;
+    const int64_t most_tokens = op_->attr<int64_t>("most_tokens");
+    group_ = heads_together(heads_ / kv_heads_, most_rows_);
     tile_q_ = int(std::clamp<int64_t>(most_rows_ / group_, 1, most_tokens));
     rows_ = group_ * tile_q_;
     splits_ = most_tokens <= kFewTokens ? kSplits : 1;
@@ -35,12 +35,13 @@ class FlashVector : CpuAttention {
     const ir::Dim jobs = ir::Dim::floor_div(query_type().dim(0) + ir::Dim(tile_q_ - 1), tile_q_) * ir::Dim(groups);
     if (splits_ == 1) {
       begin_job(b_.task(), groups);
-      b_.for_(b_.let(first_key() / int64_t(tile_k_) * int64_t(tile_k_)), b_.let(last_key()), tile_k_, [&](Ex key0) { tile(key0, last_key()); });
+      const Ex end = b_.let(last_key());
+      b_.for_(first_tile(), end, tile_k_, [&](Ex key0) { tile(key0, end); });
       finish();
       return r_.finish(jobs);
     }
 
-    const int64_t most_jobs = (most_tokens + tile_q_ - 1) / tile_q_ * groups;
+    const int64_t most_jobs = ceil_div(most_tokens, tile_q_) * groups;
     partial_ = r_.workspace(most_jobs * splits_ * rows_ * row_floats());
     counters_ = r_.counters(most_jobs);
     // As many parts as the keys that are there, or those in the window, have pieces; the first takes the first piece.
@@ -54,7 +55,7 @@ class FlashVector : CpuAttention {
     b_.if_(mine * piece_ < end, [&] {
       b_.for_(b_.let(mine * piece_), end, splits_ * piece_, [&](Ex key) {
         const Ex stop = b_.let(min(key + Ex(piece_), end));
-        b_.for_(b_.let(max(key, first_key() / int64_t(tile_k_) * int64_t(tile_k_))), stop, tile_k_, [&](Ex key0) { tile(key0, stop); });
+        b_.for_(b_.let(max(key, first_tile())), stop, tile_k_, [&](Ex key0) { tile(key0, stop); });
       });
       b_.if_(count <= Ex(1), [&] { finish(); }, [&] {
         store_part(b_.let(job * splits_ + mine % splits_));

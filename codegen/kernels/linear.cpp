@@ -7,6 +7,7 @@
 
 #include "codegen/kernels/weights.h"
 #include "codegen/pack.h"
+#include "runtime/base/checked.h"
 
 namespace prism::codegen {
 
@@ -27,7 +28,7 @@ const Shape& shape_of(rt::Isa isa) {
   static const Shape avx2{{6, 4, 2, 1}, {1, 2}, {1, 1}, {2, 6}}, other{{kTileTokens, 8, 4, 2, 1}, {2, 6}, {2, 4}, {2, 6}};
   return isa == rt::Isa::Avx2 ? avx2 : other;
 }
-constexpr size_t kInTurn = 4;         // tokens whose products alternate
+constexpr int kInTurn = 4;         // tokens whose products alternate
 constexpr int64_t kWideOutputs = 2048; // from so many on, a task of dense weights is 4 groups: fewer would be too few tasks
 constexpr int64_t kPanelTokens = 24;  // from so many on, compact weights are unpacked once for all
 constexpr int64_t kPrefetchBytes = 8192;  // ahead of the weights of few tokens, which come from memory
@@ -70,10 +71,12 @@ class Linear {
 
     slot_tokens_ = matrix ? kMatrixTokens : kTileTokens;
     y_ = b_.scratch("y", Elem::F32, int64_t(groups_) * slot_tokens_ * kLanes);
-    int quantized_results = 0;
-    for (const ir::Value* result : r_.body.returns) quantized_results += result->type.dtype == DType::Q8A;
-    if (quantized_results > 1) return r_.unsupported(*linear_, "two q8a results");
-    if (quantized_results) quantized_ = b_.scratch("quantized", Elem::F32, int64_t(groups_) * slot_tokens_ * kLanes);
+    for (const ir::Value* result : r_.body.returns)
+      if (result->type.dtype == DType::Q8A) {
+        if (q8a_) return r_.unsupported(*linear_, "two q8a results");
+        q8a_ = result;
+      }
+    if (q8a_) quantized_ = b_.scratch("quantized", Elem::F32, int64_t(groups_) * slot_tokens_ * kLanes);
     first_group_ = b_.let(b_.task() * int64_t(groups_));
     if (matrix || pairs_) {
       bf16_ = b_.scratch("weights", Elem::U32, groups_ * group_words());
@@ -92,12 +95,10 @@ class Linear {
       for (size_t i = 0; i < sizes.size(); ++i)
         PRISM_CHECK(tiles(m, done, sizes[i], i + 1 < sizes.size() ? sizes[i + 1] + 1 : 1, [&](Ex t0) { return tile(t0, sizes[i]); }));
     }
-    return r_.finish(ir::Dim(ceil_div_(n_, kLanes * groups_)));
+    return r_.finish(ir::Dim(ceil_div(n_, kLanes * groups_)));
   }
 
  private:
-  static int64_t ceil_div_(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
   /// Tiles of t tokens from `done` on, as long as there are `least`.
   Status tiles(Ex m, Ex done, int t, int least, const std::function<Status(Ex)>& tile) {
     Status status = ok();
@@ -157,46 +158,54 @@ class Linear {
     }
   }
 
-  /// Four bytes of the q8a row that begins at `row`: word j of block k.
-  Ex bytes_at(Ex row, Ex k, int j) { return b_.load({Elem::I32, 1}, r_.buffer(x_), row + k * 32 + Ex(4 * j)); }
+  /// A block's weights by group: word j, the scale of part p and minus its minimum.
+  struct BlockOf {
+    std::function<Ex(size_t, int)> word, scale, minus_minimum;
+  };
 
-  /// Sums of `wide` groups, the same bits as dot_quantized's.
-  void dot_panel(int g, int wide, Ex t0, int t) {
+  /// Adds block k's products with the q8a rows that begin at `row` to `acc`, [group][token].
+  void add_block(const std::vector<Ex>& acc, const std::vector<Ex>& row, Ex k, const BlockOf& weights) {
     const Buffer& x = r_.buffer(x_);
     const int parts = block_.parts, words = 8 / parts;
-    const size_t n = size_t(t), groups = size_t(wide);
+    const size_t n = row.size(), groups = acc.size() / n;
+    std::vector<Ex> total(acc.size());
+    for (int p = 0; p < parts; ++p) {
+      std::vector<Ex> sums(acc.size(), constant({Elem::I32, kLanes}, 0));
+      for (size_t i = 0; i < n && block_.zero; ++i) {
+        const Ex from = start(row[i], k, p);
+        for (size_t h = 0; h < groups; ++h) sums[h * n + i] = from;
+      }
+      multiply(sums, groups, p * words, (p + 1) * words, weights.word, [&](size_t i, int j) { return b_.load({Elem::I32, 1}, x, row[i] + k * 32 + Ex(4 * j)); });
+      for (size_t h = 0; h < groups; ++h) {
+        const Ex s = weights.scale(h, p);
+        for (size_t i = h * n; i < (h + 1) * n; ++i) total[i] = b_.let(p == 0 ? cast(Elem::F32, sums[i]) * s : fma(cast(Elem::F32, sums[i]), s, total[i]));
+      }
+    }
+    std::vector<std::vector<Ex>> minima(groups);
+    for (size_t h = 0; h < groups; ++h)
+      for (int p = 0; p < parts && !block_.zero; ++p) minima[h].push_back(weights.minus_minimum(h, p));
+    for (size_t i = 0; i < n; ++i) {
+      const Ex d = b_.let(splat(b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4), kLanes));
+      for (size_t p = 0; p < minima[0].size(); ++p) {
+        const Ex minus = b_.let(cast(Elem::F32, minus_sum(row[i], k, int(p))));
+        for (size_t h = 0; h < groups; ++h) total[h * n + i] = b_.let(fma(minus, minima[h][p], total[h * n + i]));
+      }
+      for (size_t h = 0; h < groups; ++h) b_.assign(acc[h * n + i], fma(total[h * n + i], d, acc[h * n + i]));
+    }
+  }
+
+  /// Sums of `wide` groups of the panel.
+  void dot_panel(int g, int wide, Ex t0, int t) {
+    const size_t n = size_t(t);
     std::vector<Ex> row, acc;  // [group][token]
     for (int i = 0; i < t; ++i) row.push_back(b_.let((t0 + Ex(i)) * row_bytes()));
-    for (size_t i = 0; i < groups * n; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
+    for (size_t i = 0; i < size_t(wide) * n; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
     b_.for_(0, k_ / 32, 1, [&](Ex k) {
-      auto scale = [&](size_t h, int i) { return b_.let(b_.load(scales_, scales_at(g + int(h), k, i), kLanes)); };
-      std::vector<Ex> total(groups * n);
-      for (int p = 0; p < parts; ++p) {
-        std::vector<Ex> sums(groups * n, constant({Elem::I32, kLanes}, 0));
-        for (size_t i = 0; i < n && block_.zero; ++i) {
-          const Ex from = start(row[i], k, p);
-          for (size_t h = 0; h < groups; ++h) sums[h * n + i] = from;
-        }
-        multiply(sums, groups, p * words, (p + 1) * words, [&](size_t h, int j) { return b_.let(b_.load(panel_, panel_at(g + int(h), k, j), kLanes)); },
-                 [&](size_t i, int j) { return bytes_at(row[i], k, j); });
-        for (size_t h = 0; h < groups; ++h) {
-          const Ex s = scale(h, p);
-          for (size_t i = h * n; i < (h + 1) * n; ++i) total[i] = b_.let(p == 0 ? cast(Elem::F32, sums[i]) * s : fma(cast(Elem::F32, sums[i]), s, total[i]));
-        }
-      }
-      std::vector<std::vector<Ex>> minima(groups);
-      for (size_t h = 0; h < groups; ++h)
-        for (int p = 0; p < parts && !block_.zero; ++p) minima[h].push_back(scale(h, parts + p));
-      for (size_t i = 0; i < n; ++i) {
-        const Ex d = b_.let(splat(b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4), kLanes));
-        for (size_t p = 0; p < minima[0].size(); ++p) {
-          const Ex minus = b_.let(cast(Elem::F32, minus_sum(row[i], k, int(p))));
-          for (size_t h = 0; h < groups; ++h) total[h * n + i] = b_.let(fma(minus, minima[h][p], total[h * n + i]));
-        }
-        for (size_t h = 0; h < groups; ++h) b_.assign(acc[h * n + i], fma(total[h * n + i], d, acc[h * n + i]));
-      }
+      const auto scale = [&](size_t h, int i) { return b_.let(b_.load(scales_, scales_at(g + int(h), k, i), kLanes)); };
+      add_block(acc, row, k, {[&](size_t h, int j) { return b_.let(b_.load(panel_, panel_at(g + int(h), k, j), kLanes)); }, scale,
+                              [&](size_t h, int p) { return scale(h, block_.parts + p); }});
     });
-    for (size_t h = 0; h < groups; ++h) store_sums(g + int(h), {acc.begin() + long(h * n), acc.begin() + long((h + 1) * n)});
+    for (int h = 0; h < wide; ++h) store_sums(g + h, {acc.begin() + long(size_t(h) * n), acc.begin() + long(size_t(h + 1) * n)});
   }
 
   /// Computes and stores all outputs of this task for tokens t0 .. t0+t-1, as far as there are so many.
@@ -220,7 +229,7 @@ class Linear {
     Status status = ok();
     b_.for_(0, t, 1, [&](Ex i) { status = epilogue(b_.let(t0 + i), i); });
     // Apart, so that the chains of operations that wait for each other are short and overlap with other tokens'.
-    if (quantized_.size) b_.for_(0, t, 1, [&](Ex i) { quantize(b_.let(t0 + i), i); });
+    if (q8a_) b_.for_(0, t, 1, [&](Ex i) { quantize(b_.let(t0 + i), i); });
     return status;
   }
 
@@ -293,36 +302,20 @@ class Linear {
   Ex start(Ex row, Ex k, int p) { return b_.let(minus_sum(row, k, p) << std::countr_zero(unsigned(block_.zero))); }
 
   void dot_quantized(int g, Ex t0, int t) {
-    const Buffer& x = r_.buffer(x_);
     std::vector<Ex> row, acc;
     for (int i = 0; i < t; ++i) {
       row.push_back(b_.let(token(t0, i) * row_bytes()));
       acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
     }
     for_each_block(b_, format_, r_.buffer(linear_->operand(1)), b_.let(first_group_ + Ex(g)), k_, {}, kPrefetchBytes, [&](Ex k, const WeightBlock& w) {
-      const int words = 8 / w.parts;
       block_ = w;
       std::vector<Ex> minus_minimum;
       for (int p = 0; p < w.parts && !w.zero; ++p) minus_minimum.push_back(b_.let(Ex(0.0) - w.minimum[p]));
       // A few tokens in turn, so that products that wait for each other do not fill the processor's queues.
-      for (size_t first = 0; first < acc.size(); first += kInTurn) {
-        const size_t end = std::min(first + kInTurn, acc.size());
-        std::vector<Ex> total(end - first);
-        for (int p = 0; p < w.parts; ++p) {
-          std::vector<Ex> sums;
-          for (size_t i = first; i < end; ++i) sums.push_back(w.zero ? start(row[i], k, p) : constant({Elem::I32, kLanes}, 0));
-          multiply(sums, 1, p * words, (p + 1) * words, [&](size_t, int j) { return w.words[size_t(j)]; },
-                   [&](size_t i, int j) { return bytes_at(row[first + i], k, j); });
-          for (size_t i = 0; i < sums.size(); ++i) {
-            const Ex sum = cast(Elem::F32, sums[i]);
-            total[i] = b_.let(p == 0 ? sum * w.scale[0] : fma(sum, w.scale[p], total[i]));
-          }
-        }
-        for (size_t i = first; i < end; ++i) {
-          Ex all = total[i - first];
-          for (size_t p = 0; p < minus_minimum.size(); ++p) all = b_.let(fma(cast(Elem::F32, minus_sum(row[i], k, int(p))), minus_minimum[p], all));
-          b_.assign(acc[i], fma(all, b_.load({Elem::F32, 1}, x, row[i] + Ex(k_) + k * 4), acc[i]));
-        }
+      for (long first = 0; first < t; first += kInTurn) {
+        const long end = std::min<long>(first + kInTurn, t);
+        add_block({acc.begin() + first, acc.begin() + end}, {row.begin() + first, row.begin() + end}, k,
+                  {[&](size_t, int j) { return w.words[size_t(j)]; }, [&](size_t, int p) { return w.scale[p]; }, [&](size_t, int p) { return minus_minimum[size_t(p)]; }});
       }
     });
     store_sums(g, acc);
@@ -421,15 +414,17 @@ class Linear {
     return false;
   }
 
+  int64_t columns_of(const ir::Value* result) const { return after_glu(result) ? n_ / 2 : n_; }
+  /// Groups of its columns in a task.
+  int slots_of(const ir::Value* result) const { return after_glu(result) ? groups_ / 2 : groups_; }
+
   Status epilogue(Ex t, Ex i) {
     for (const ir::Value* result : r_.body.returns) {
       const Buffer& out = r_.buffer(result);
-      const bool q8a = result->type.dtype == DType::Q8A;
-      const bool half = after_glu(result);
-      const int64_t columns = half ? n_ / 2 : n_;
-      const int slots = half ? groups_ / 2 : groups_;
+      const int64_t columns = columns_of(result);
+      const int slots = slots_of(result);
       const Ex first = b_.let(b_.task() * int64_t(slots) * kLanes);
-      if (q8a) {
+      if (result == q8a_) {
         const ir::Value* source = result->def->operand(0);
         for (int slot = 0; slot < slots; slot += 2) {
           PRISM_TRY(Ex lo, value(source, t, i, slot, b_.let(first + Ex(slot * kLanes)), kLanes));
@@ -462,16 +457,11 @@ class Linear {
   Ex quantized_at(Ex i, int slot) const { return i * int64_t(groups_ * kLanes) + Ex(slot * kLanes); }
 
   void quantize(Ex t, Ex i) {
-    for (const ir::Value* result : r_.body.returns) {
-      if (result->type.dtype != DType::Q8A) continue;
-      const bool half = after_glu(result);
-      const int64_t columns = half ? n_ / 2 : n_;
-      const int slots = half ? groups_ / 2 : groups_;
-      const Ex row = b_.let(t * (columns / 32 * ir::info(DType::Q8A).bytes)), first = b_.let(b_.task() * int64_t(slots / 2));
-      for (int slot = 0; slot < slots; slot += 2)
-        store_q8a(b_, r_.buffer(result), row, columns, first + Ex(slot / 2), b_.load(quantized_, quantized_at(i, slot), kLanes),
-                  b_.load(quantized_, quantized_at(i, slot + 1), kLanes));
-    }
+    const int64_t columns = columns_of(q8a_);
+    const Ex row = b_.let(t * (columns / 32 * ir::info(DType::Q8A).bytes)), first = b_.let(b_.task() * int64_t(slots_of(q8a_) / 2));
+    for (int slot = 0; slot < slots_of(q8a_); slot += 2)
+      store_q8a(b_, r_.buffer(q8a_), row, columns, first + Ex(slot / 2), b_.load(quantized_, quantized_at(i, slot), kLanes),
+                b_.load(quantized_, quantized_at(i, slot + 1), kLanes));
   }
 
   Region r_;
@@ -489,6 +479,7 @@ class Linear {
   WeightBlock block_;        ///< the block last unpacked: what all have alike
   Buffer panel_;             ///< weights as bytes [group][block][word][16]
   Buffer scales_;            ///< [group][block][4][16]
+  const ir::Value* q8a_ = nullptr;   ///< the result that is quantized
   Buffer quantized_;         ///< values of the result that is q8a [token of the tile][slot][16]
   Buffer y_;                 ///< finished sums [group][token of the tile][16]
   Ex first_group_, last_token_;

@@ -12,6 +12,13 @@
 
 namespace prism::codegen {
 
+/// Query heads that share a KV head are computed together, the most that divide them and are no more than `most`.
+constexpr int heads_together(int64_t share, int64_t most) {
+  int64_t g = share < most ? share : most;
+  while (share % g) --g;
+  return int(g);
+}
+
 constexpr int64_t kFewTokens = 16;  ///< attention of so many tokens at most splits its keys
 
 /// Vectors of 16 that a CPU's registers hold as sums, beside what those are made of; without AVX nothing fits, and more was measured to be faster.

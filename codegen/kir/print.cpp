@@ -59,6 +59,20 @@ class Printer {
   }
 
  private:
+  /// An element of a buffer.
+  struct Place {
+    int64_t buffer;
+    const Ref& index;
+  };
+  static Place at(int64_t buffer, const Ref& index) { return {buffer, index}; }
+
+  template <class... P>
+  void put(const P&... parts) { (one(parts), ...); }
+  void one(const Ref& r) { expr(r); }
+  void one(const Place& p) { put(k_.buffers[size_t(p.buffer)].name, "[", p.index, "]"); }
+  template <class T>
+  void one(const T& text) { out_ << text; }
+
   void expr(const Ref& r) {
     const Node& n = *r;
     switch (n.kind) {
@@ -71,14 +85,9 @@ class Printer {
         else out_ << "v" << n.ival;
         break;
       case Kind::Load:
-        out_ << k_.buffers[size_t(n.ival)].name << "[";
-        expr(n.args[0]);
-        out_ << "]:" << str(n.ty);
+        put(at(n.ival, n.args[0]), ":", str(n.ty));
         break;
-      case Kind::Lane:
-        expr(n.args[0]);
-        out_ << "." << n.ival;
-        break;
+      case Kind::Lane: put(n.args[0], ".", n.ival); break;
       case Kind::Select: case Kind::Cast: case Kind::Bitcast: case Kind::Splat: case Kind::Call: case Kind::Min: case Kind::Max:
       case Kind::Pack: {
         if (n.kind == Kind::Call) out_ << fn_name(n.fn);
@@ -96,11 +105,7 @@ class Printer {
         break;
       }
       default:
-        out_ << "(";
-        expr(n.args[0]);
-        out_ << " " << symbol(n.kind) << " ";
-        expr(n.args[1]);
-        out_ << ")";
+        put("(", n.args[0], " ", symbol(n.kind), " ", n.args[1], ")");
     }
   }
 
@@ -110,110 +115,50 @@ class Printer {
       out_ << pad;
       switch (s.kind) {
         case Stmt::Kind::Let: case Stmt::Kind::Var:
-          out_ << (s.kind == Stmt::Kind::Let ? "let v" : "var v") << s.id << ": " << str(k_.vars[size_t(s.id)]) << " = ";
-          expr(s.a);
+          put(s.kind == Stmt::Kind::Let ? "let v" : "var v", s.id, ": ", str(k_.vars[size_t(s.id)]), " = ", s.a);
           break;
-        case Stmt::Kind::Assign:
-          out_ << "v" << s.id << " = ";
-          expr(s.a);
-          break;
+        case Stmt::Kind::Assign: put("v", s.id, " = ", s.a); break;
         case Stmt::Kind::Store: case Stmt::Kind::StoreN:
-          out_ << k_.buffers[size_t(s.id)].name << "[";
-          expr(s.a);
-          out_ << "] = ";
-          expr(s.b);
-          if (s.c) {
-            out_ << " lanes ";
-            expr(s.c);
-          }
+          put(at(s.id, s.a), " = ", s.b);
+          if (s.c) put(" lanes ", s.c);
           break;
         case Stmt::Kind::For:
-          out_ << "for v" << s.id << " in ";
-          expr(s.a);
-          out_ << "..";
-          expr(s.b);
-          out_ << " step ";
-          expr(s.c);
-          if (s.unroll) out_ << " unroll " << s.unroll;
-          out_ << " {\n";
+          put("for v", s.id, " in ", s.a, "..", s.b, " step ", s.c);
+          if (s.unroll) put(" unroll ", s.unroll);
+          put(" {\n");
           block(s.body, depth + 1);
-          out_ << pad << "}";
+          put(pad, "}");
           break;
-        case Stmt::Kind::Prefetch:
-          out_ << "prefetch " << k_.buffers[size_t(s.id)].name << "[";
-          expr(s.a);
-          out_ << "]";
-          break;
-        case Stmt::Kind::TileZero: out_ << "tile" << s.tile[0] << " = 0"; break;
+        case Stmt::Kind::Prefetch: put("prefetch ", at(s.id, s.a)); break;
+        case Stmt::Kind::TileZero: put("tile", s.tile[0], " = 0"); break;
         case Stmt::Kind::TileLoad: case Stmt::Kind::TileStore:
-          out_ << (s.kind == Stmt::Kind::TileLoad ? "load tile" : "store tile") << s.tile[0] << ", " << k_.buffers[size_t(s.id)].name << "[";
-          expr(s.a);
-          out_ << "] rows ";
-          expr(s.b);
+          put(s.kind == Stmt::Kind::TileLoad ? "load tile" : "store tile", s.tile[0], ", ", at(s.id, s.a), " rows ", s.b);
           break;
-        case Stmt::Kind::Barrier: out_ << "barrier"; break;
-        case Stmt::Kind::WarpSync: out_ << "warp_sync"; break;
-        case Stmt::Kind::GridWait: out_ << "grid_wait"; break;
-        case Stmt::Kind::AsyncCommit: out_ << "async_commit"; break;
-        case Stmt::Kind::AsyncWait:
-          out_ << "async_wait ";
-          expr(s.a);
-          break;
-        case Stmt::Kind::AsyncCopy:
-          out_ << "async_copy " << k_.buffers[size_t(s.id)].name << "[";
-          expr(s.a);
-          out_ << "] = " << k_.buffers[size_t(s.source)].name << "[";
-          expr(s.b);
-          out_ << "] bytes ";
-          expr(s.c);
-          break;
-        case Stmt::Kind::WgmmaFence: out_ << "wgmma_fence"; break;
-        case Stmt::Kind::WgmmaCommit: out_ << "wgmma_commit"; break;
-        case Stmt::Kind::AsyncFence: out_ << "async_fence"; break;
-        case Stmt::Kind::WgmmaWait:
-          out_ << "wgmma_wait ";
-          expr(s.a);
-          break;
-        case Stmt::Kind::Wgmma:
-          out_ << "wgmma v" << s.id << " += " << k_.buffers[size_t(s.source)].name << "[";
-          expr(s.a);
-          out_ << "] * " << k_.buffers[size_t(s.second)].name << "[";
-          expr(s.b);
-          out_ << "]";
-          break;
-        case Stmt::Kind::MbarrierInit: case Stmt::Kind::MbarrierExpect: case Stmt::Kind::MbarrierWait:
-          out_ << (s.kind == Stmt::Kind::MbarrierInit ? "mbarrier_init " : s.kind == Stmt::Kind::MbarrierExpect ? "mbarrier_expect " : "mbarrier_wait ")
-               << k_.buffers[size_t(s.id)].name << "[";
-          expr(s.a);
-          out_ << (s.kind == Stmt::Kind::MbarrierInit ? "] count " : s.kind == Stmt::Kind::MbarrierExpect ? "] bytes " : "] parity ");
-          expr(s.b);
-          break;
-        case Stmt::Kind::BulkCopy:
-          out_ << "bulk_copy " << k_.buffers[size_t(s.id)].name << "[";
-          expr(s.a);
-          out_ << "] = " << k_.buffers[size_t(s.source)].name << "[";
-          expr(s.b);
-          out_ << "] bytes " << s.bytes << " on " << k_.buffers[size_t(s.second)].name << "[";
-          expr(s.c);
-          out_ << "]";
-          break;
-        case Stmt::Kind::WaitAtLeast:
-          out_ << "wait " << k_.buffers[size_t(s.id)].name << "[";
-          expr(s.a);
-          out_ << "] >= ";
-          expr(s.b);
-          break;
-        case Stmt::Kind::TileDot: out_ << "tile" << s.tile[0] << " += dot(tile" << s.tile[1] << ", tile" << s.tile[2] << ")"; break;
+        case Stmt::Kind::Barrier: put("barrier"); break;
+        case Stmt::Kind::WarpSync: put("warp_sync"); break;
+        case Stmt::Kind::GridWait: put("grid_wait"); break;
+        case Stmt::Kind::AsyncCommit: put("async_commit"); break;
+        case Stmt::Kind::AsyncWait: put("async_wait ", s.a); break;
+        case Stmt::Kind::AsyncCopy: put("async_copy ", at(s.id, s.a), " = ", at(s.source, s.b), " bytes ", s.c); break;
+        case Stmt::Kind::WgmmaFence: put("wgmma_fence"); break;
+        case Stmt::Kind::WgmmaCommit: put("wgmma_commit"); break;
+        case Stmt::Kind::AsyncFence: put("async_fence"); break;
+        case Stmt::Kind::WgmmaWait: put("wgmma_wait ", s.a); break;
+        case Stmt::Kind::Wgmma: put("wgmma v", s.id, " += ", at(s.source, s.a), " * ", at(s.second, s.b)); break;
+        case Stmt::Kind::MbarrierInit: put("mbarrier_init ", at(s.id, s.a), " count ", s.b); break;
+        case Stmt::Kind::MbarrierExpect: put("mbarrier_expect ", at(s.id, s.a), " bytes ", s.b); break;
+        case Stmt::Kind::MbarrierWait: put("mbarrier_wait ", at(s.id, s.a), " parity ", s.b); break;
+        case Stmt::Kind::BulkCopy: put("bulk_copy ", at(s.id, s.a), " = ", at(s.source, s.b), " bytes ", s.bytes, " on ", at(s.second, s.c)); break;
+        case Stmt::Kind::WaitAtLeast: put("wait ", at(s.id, s.a), " >= ", s.b); break;
+        case Stmt::Kind::TileDot: put("tile", s.tile[0], " += dot(tile", s.tile[1], ", tile", s.tile[2], ")"); break;
         case Stmt::Kind::If:
-          out_ << "if ";
-          expr(s.a);
-          out_ << " {\n";
+          put("if ", s.a, " {\n");
           block(s.body, depth + 1);
           if (!s.otherwise.empty()) {
-            out_ << pad << "} else {\n";
+            put(pad, "} else {\n");
             block(s.otherwise, depth + 1);
           }
-          out_ << pad << "}";
+          put(pad, "}");
           break;
       }
       out_ << "\n";

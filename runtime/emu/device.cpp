@@ -41,7 +41,7 @@ struct Thread {
   void* stack_pointer = nullptr;
   int line = 0;                  ///< where it waits
   uint32_t fences = 0;
-  std::vector<uint32_t> ended;             ///< phases of each mbarrier, as far as it knows
+  KnownPhases known;
   std::vector<std::vector<Copy>> copies;   ///< groups under way, oldest first
   std::vector<Copy> open;                  ///< the group not yet closed
   // what it waits for
@@ -172,7 +172,7 @@ class Launch {
   }
   Access now() {
     Block& b = block();
-    return {{running_->index, b.epoch, b.warps[size_t(running_->index / kWarp)].epoch, running_->fences}, running_->ended};
+    return {{running_->index, b.epoch, b.warps[size_t(running_->index / kWarp)].epoch, running_->fences}, running_->known.ended()};
   }
 
   // --- errors: the first one ends the launch -------------------------------------------------------------------------
@@ -354,10 +354,9 @@ class Launch {
     p.a = size_t(in.a.begin + in.a_offset) + size_t(self.index / kWarp % 4 * 16 * 128);
     p.b = size_t(in.b.begin + in.b_offset);
     Access access = now();
-    std::vector<uint32_t> ended = self.ended;   // what all lanes know
-    for (const Thread& t : lanes)
-      for (size_t m = 0; m < ended.size(); ++m) ended[m] = m < t.ended.size() ? std::min(ended[m], t.ended[m]) : 0;
-    access.ended = ended;
+    KnownPhases common = self.known;
+    for (const Thread& t : lanes) common.keep_common(t.known);
+    access.ended = common.ended();
     if (const std::string problem = products.issue(b.shared, p, access, b.fenced); !problem.empty()) fail(self.line, problem);
   }
 
@@ -451,23 +450,17 @@ class Launch {
   void wake_phase(Block& b, int mbarrier) {
     for (Thread& t : b.threads)
       if (t.state == Thread::State::Mbarrier && t.mbarrier == mbarrier && b.mbarriers.ended(mbarrier, t.parity)) {
-        learn(t.ended, mbarrier, b.mbarriers.phase(mbarrier));
+        t.known.learn(mbarrier, b.mbarriers.phase(mbarrier));
         make_ready(t);
       }
-  }
-
-  static void learn(std::vector<uint32_t>& ended, int mbarrier, uint32_t phase) {
-    if (ended.size() <= size_t(mbarrier)) ended.resize(size_t(mbarrier) + 1);
-    ended[size_t(mbarrier)] = std::max(ended[size_t(mbarrier)], phase);
   }
 
   /// Threads that meet know what each of them knew.
   static void share_phases(const Block& b, std::span<Thread> threads) {
     if (b.mbarriers.empty()) return;
-    std::vector<uint32_t> all;
-    for (const Thread& t : threads)
-      for (size_t m = 0; m < t.ended.size(); ++m) learn(all, int(m), t.ended[m]);
-    for (Thread& t : threads) t.ended = all;
+    KnownPhases all;
+    for (const Thread& t : threads) all.learn(t.known);
+    for (Thread& t : threads) t.known = all;
   }
 
   void mbarrier_init(SharedRef ref, int64_t offset, int count, int line) {
@@ -500,7 +493,7 @@ class Launch {
     Thread& self = *running_;
     if (parity != 0 && parity != 1) fail(line, "waits for a phase of parity ", parity, ", expected 0 or 1");
     stop_on_error();
-    if (block().mbarriers.ended(number, parity)) return learn(self.ended, number, block().mbarriers.phase(number));
+    if (block().mbarriers.ended(number, parity)) return self.known.learn(number, block().mbarriers.phase(number));
     self.state = Thread::State::Mbarrier;
     self.line = line;
     self.mbarrier = number;

@@ -1,6 +1,21 @@
 #include "runtime/emu/mbarrier.h"
 
+#include <algorithm>
+
 namespace prism::rt::emu {
+
+void KnownPhases::learn(int mbarrier, uint32_t phase) {
+  if (ended_.size() <= size_t(mbarrier)) ended_.resize(size_t(mbarrier) + 1);
+  ended_[size_t(mbarrier)] = std::max(ended_[size_t(mbarrier)], phase);
+}
+
+void KnownPhases::learn(const KnownPhases& other) {
+  for (size_t m = 0; m < other.ended_.size(); ++m) learn(int(m), other.ended_[m]);
+}
+
+void KnownPhases::keep_common(const KnownPhases& other) {
+  for (size_t m = 0; m < ended_.size(); ++m) ended_[m] = m < other.ended_.size() ? std::min(ended_[m], other.ended_[m]) : 0;
+}
 
 int Mbarriers::add(size_t at, int count) {
   if (find(at) >= 0) return -1;

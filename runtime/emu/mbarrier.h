@@ -2,12 +2,25 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "runtime/emu/shared.h"
 
 namespace prism::rt::emu {
+
+/// How many phases of each mbarrier a thread knows to have ended.
+class KnownPhases {
+ public:
+  std::span<const uint32_t> ended() const { return ended_; }
+  void learn(int mbarrier, uint32_t phase);
+  void learn(const KnownPhases& other);
+  void keep_common(const KnownPhases& other);   ///< forgets what `other` does not know
+
+ private:
+  std::vector<uint32_t> ended_;
+};
 
 struct BulkCopy {
   size_t to;

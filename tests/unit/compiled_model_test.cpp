@@ -69,6 +69,16 @@ std::vector<float> steps(const std::shared_ptr<rt::Executable>& exe, std::span<c
   return all;
 }
 
+/// Several ids scored at once read the weights once.
+void expect_weights_read_once(const std::shared_ptr<rt::Executable>& exe) {
+  auto session = rt::Session::create(exe, {1, 0});
+  ASSERT_TRUE(session) << session.message();
+  const auto at_once = (*session)->amounts(0, 16, rt::Session::How::Score), step = (*session)->amounts(0, 1, rt::Session::How::Step);
+  ASSERT_TRUE(at_once && step);
+  EXPECT_GT(step->weights, 0u);
+  EXPECT_LT(at_once->weights, 2 * step->weights);
+}
+
 std::vector<float> last(const std::vector<float>& rows, size_t vocab) { return {rows.end() - long(vocab), rows.end()}; }
 
 class CompiledTiny : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
@@ -84,14 +94,7 @@ TEST_P(CompiledTiny, LogitsAgreeWithLlamaCpp) {
     ids.resize(26);
     want.resize(26 * 128);
   }
-  {  // several ids at once read the weights once
-    auto session = rt::Session::create(*exe, {1, 0});
-    ASSERT_TRUE(session) << session.message();
-    const auto at_once = (*session)->amounts(0, 16, rt::Session::How::Score), step = (*session)->amounts(0, 1, rt::Session::How::Step);
-    ASSERT_TRUE(at_once && step);
-    EXPECT_GT(step->weights, 0u);
-    EXPECT_LT(at_once->weights, 2 * step->weights);
-  }
+  expect_weights_read_once(*exe);
   const auto scored = score(*exe, ids, 2), prefilled = feed(*exe, ids, slow ? 13 : 1, 2);
   ASSERT_EQ(scored.size(), want.size());
   EXPECT_LE(nmse(scored.data(), want.data(), want.size()), 1e-4);
@@ -195,14 +198,7 @@ TEST_P(CompiledModel, QualityIsNoWorseThanLlamaCppsAndBitsDoNotDependOnThreadsOr
   ASSERT_TRUE(exe) << exe.message();
   const auto& model = reference()["models"].at(GetParam());
   const auto ids = model["ids"].get<std::vector<int32_t>>();
-  {  // several ids at once read the weights once
-    auto session = rt::Session::create(*exe, {1, 0});
-    ASSERT_TRUE(session) << session.message();
-    const auto at_once = (*session)->amounts(0, 16, rt::Session::How::Score), step = (*session)->amounts(0, 1, rt::Session::How::Step);
-    ASSERT_TRUE(at_once && step);
-    EXPECT_GT(step->weights, 0u);
-    EXPECT_LT(at_once->weights, 2 * step->weights);
-  }
+  expect_weights_read_once(*exe);
   const auto scored = score(*exe, ids, 2), prefilled = feed(*exe, ids, 1, 2);
   for (const std::vector<float>& logits : {std::cref(scored), std::cref(prefilled)}) {
     const Quality q = quality(logits, read_file(shared_path(GetParam() + ".top64.bin")));

@@ -119,9 +119,9 @@ class KernelFixture {
       w->data = data_[w->value.name].data();
       w->bytes = data_[w->value.name].size();
     }
-    const std::string types = isa == rt::Isa::Amx      ? "quantize-activations{bf16_rows=17,bf16_f32=yes,bf16_queries=yes}"
-                              : isa == rt::Isa::Avx512 ? "quantize-activations{bf16_rows=17,bf16_layout=row_major,bf16_linears=dense,bf16_f32=yes,bf16_queries=yes}"
-                                                       : "quantize-activations";
+    PRISM_TRY(auto steps, passes::parse_pipeline(codegen::default_pipeline("cpu", isa)));
+    std::erase_if(steps, [](const passes::PipelineStep& s) { return s.pass->name != std::string_view("quantize-activations"); });
+    const std::string types = passes::print_pipeline(steps);
     PRISM_CHECK(run(*original_, types));  // what the int8 kernels compute, exactly
     PRISM_CHECK(run(*module_, "fuse-attention," + types + ",pack-weights,dce,fuse-epilogues,plan-memory"));
     PRISM_TRY(auto program, codegen::generate(*module_, {isa}));

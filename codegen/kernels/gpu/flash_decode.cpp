@@ -32,9 +32,8 @@ class FlashDecode : GpuAttention {
 
   Result<LoweredKernel> run() {
     PRISM_CHECK(read());
-    const int64_t share = heads_ / kv_heads_, most_tokens = op_->attr<int64_t>("most_tokens");
-    for (int64_t g = 1; g <= std::min(share, kRows); ++g)
-      if (share % g == 0) group_ = g;
+    const int64_t most_tokens = op_->attr<int64_t>("most_tokens");
+    group_ = heads_together(heads_ / kv_heads_, kRows);
     tile_tokens_ = std::min(kRows / group_, most_tokens);
     rows_ = group_ * tile_tokens_;
     const int64_t groups = heads_ / group_, row_tiles = (most_tokens + tile_tokens_ - 1) / tile_tokens_;

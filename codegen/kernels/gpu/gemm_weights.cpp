@@ -2,6 +2,7 @@
 
 #include "codegen/kernels/gpu/rows16.h"
 #include "codegen/pack.h"
+#include "runtime/base/checked.h"
 
 namespace prism::codegen {
 
@@ -50,7 +51,7 @@ class Copied final : public WeightTile {
 class Tiles : public WeightTile {
  public:
   Tiles(Builder& b, Matrix w, const Buffer& tile, int rows, Ex n0) : b_(b), w_(w), tile_(tile) {
-    const int64_t groups = (w.n + kTileSide - 1) / kTileSide;
+    const int64_t groups = ceil_div(w.n, kTileSide);
     for (int64_t i = 0; i < rows / kTileSide; ++i)
       from_.push_back(b.let(cast(Elem::I64, min(n0 / kTileSide + Ex(i), Ex(groups - 1))) * (swizzled_group_bytes(w.k) / 2)));
   }
