@@ -19,7 +19,7 @@ Status CpuExecutor::init(int64_t capacity, unsigned threads) {
   const std::string cache = kv_cache_name(name_, capacity);
   PRISM_TRY(kv_, KvLayout::create(p.kv, capacity, cache));
   // No huge pages: heads lie far apart, and the first position would bring all of the cache into memory. That doubles what SmolLM2
-  // takes and delays its first token from 3 to 7 ms, or to 150 on a machine that finds the memory first; long contexts would be read 5 % faster.
+  // takes and delays its first token from 3 to 7 ms, or to 150 on a machine that finds the memory first; long contexts are read no faster.
   PRISM_TRY(cache_, Mapping::anonymous(kv_.bytes(), cache, /*huge_pages=*/false));
   PRISM_TRY(team_, ThreadTeam::create(threads));
   uint64_t scratch_bytes = 0;
