@@ -149,7 +149,7 @@ class Fuser {
 
   void fuse_attention(Operation* op) {
     claim({op});
-    if (Operation* rotation = only_user(op->result()); rotation && rotation->op == Op::Hadamard && claim({op, rotation})) op = rotation;
+    if (Operation* rotation = only_user(op->result()); rotation && rotation->op == Op::Hadamard && !claimed(rotation) && claim({op, rotation})) op = rotation;
     Operation* heads = only_user(op->result());
     if (!heads || heads->op != Op::Reshape || rows_of(heads->result()->type) != op->result()->type.dim(0)) return;
     if (!claim({op, heads})) return;

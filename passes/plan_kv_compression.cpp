@@ -1,6 +1,6 @@
 // plan-kv-compression: what positions of a KV cache become once they are not among the newest, by layer. Keys and queries are rotated
 // after their positions are in them, which changes no score, and values are rotated back after attention: channels that stand out are
-// spread over all, so that few bits do (QuaRot, Ashkboos et al. 2024).
+// spread over all, so that few bits do (QuaRot, Ashkboos et al. 2024). Layers whose window is among the newest are left as they are.
 
 #include "ir/kv_pages.h"
 #include "llvm/ADT/StringExtras.h"
@@ -30,6 +30,14 @@ Result<std::vector<KvBits>> parse_bits(llvm::StringRef text, size_t layers) {
   if (all.size() == 1) all.assign(layers, all[0]);
   if (all.size() != layers) return error("option bits: found bits of ", all.size(), " layers, expected ", layers, ", or one for all");
   return all;
+}
+
+/// A window in which no position is demoted.
+bool reads_newest_only(const Operation& append) {
+  return llvm::all_of(append.result()->uses, [](const Use& u) {
+    const int64_t window = u.op->op == Op::Attention ? u.op->attr<int64_t>("window") : 0;
+    return window > 0 && window <= rt::kKvPage * rt::kKvRecentPages;
+  });
 }
 
 class Compressor {
@@ -85,6 +93,7 @@ Status plan_kv_compression(Module& m, const Options& options) {
     PRISM_TRY(const auto bits, parse_bits(options.get("bits", "k4v4"), appends.size()));
     for (size_t i = 0; i < appends.size(); ++i) {
       const Type& type = appends[i]->operand(0)->type;
+      if (reads_newest_only(*appends[i])) continue;
       if (type.is_compressed()) return error("kv cache %", appends[i]->operand(0)->name, " is ", type.str(), " already");
       const auto size = type.dim(2).constant();
       if (!size || *size % 32) return error("kv cache %", appends[i]->operand(0)->name, ": found ", type.str(), ", expected heads of a multiple of 32");
