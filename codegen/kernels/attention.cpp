@@ -62,6 +62,33 @@ void CpuAttention::allocate(Elem queries, Elem weights) {
   lanes_ = b_.let(b_.load(b_.table("lane", iota), 0, kLanes));
 }
 
+void CpuAttention::each_tile(Ex begin, Ex end, const std::function<void(Ex, Part)>& body) {
+  if (!compressed()) return b_.for_(begin, end, tile_k_, [&](Ex key0) { body(key0, Part::All); });
+  const Ex demoted = first_exact(b_.let(past_ + token(Ex(rows_ - 1))));   // by the last row
+  b_.for_(begin, b_.let(min(end, demoted)), tile_k_, [&](Ex key0) { body(key0, Part::Demoted); });
+  b_.if_(begin < min(demoted, Ex(rt::kKvSinks)), [&] { body(Ex(int64_t(0)), Part::Sinks); });
+  b_.for_(b_.let(max(begin, first_exact(b_.let(past_ + t0_)))), end, tile_k_, [&](Ex key0) { body(key0, Part::Exact); });
+}
+
+ByteTile CpuAttention::page_tile(const KvStore& store, Ex page) {
+  const Ex codes = store.codes(page, kv_head_), scales = store.scales(page, kv_head_), base = store.scale_base(scales);
+  const Ex mean_base = store.shape().keys ? store.mean_base(scales) : Ex();
+  return {[=, &store](Ex block) { return store.words(codes, block); }, [=, &store](int64_t group, Ex v) { return store.scale(scales, base, group, v); },
+          [=, &store](Ex i) { return store.mean(scales, mean_base, i); }, store.middle()};
+}
+
+void CpuAttention::begin_tiles() {
+  const int64_t slots = heads_ / group_;
+  const Ex count = b_.let((tokens_ + Ex(tile_q_ - 1)) / int64_t(tile_q_));
+  const Ex turn = b_.let(b_.task() / slots), slot = b_.let(b_.task() % slots);
+  t0_ = b_.let(b_.let(select(turn % 2 == Ex(0), turn / 2, count - Ex(1) - turn / 2)) * int64_t(tile_q_));
+  set_head(slot * int64_t(group_));
+}
+
+LoweredKernel CpuAttention::finish_tiles() {
+  return r_.finish(ir::Dim::floor_div(query_type().dim(0) + ir::Dim(tile_q_ - 1), tile_q_) * ir::Dim(heads_ / group_));
+}
+
 void CpuAttention::set_head(Ex head) {
   head0_ = b_.let(head);
   kv_head_ = b_.let(head0_ / (heads_ / kv_heads_));
@@ -84,7 +111,7 @@ void CpuAttention::start_rows() {
   b_.for_(0, rows_, 1, [&](Ex row) {
     const Ex from = b_.let((token(row) * heads_ + head0_ + row % int64_t(group_)) * d_), to = b_.let(row * d_);
     b_.for_(0, d_, kLanes, [&](Ex i) {
-      b_.store(q_, to + i, b_.load(queries_, from + i, kLanes));
+      b_.store(q_, to + i, cast(q_.elem, b_.load(queries_, from + i, kLanes)));
       b_.store(o_, to + i, constant({Elem::F32, kLanes}, 0));
     });
     b_.store(top_, row, Ex(-1e30));

@@ -5,7 +5,7 @@
 // prompt was split.
 #pragma once
 
-#include "codegen/kernels/kv_store.h"
+#include "codegen/kernels/byte_products.h"
 
 namespace prism::codegen {
 
@@ -30,6 +30,17 @@ class CpuAttention {
   const kir::Buffer& exact(bool keys, Part part) const;
   kir::Elem element(bool keys) const { return compressed() ? keys_store_->element() : keys ? keys_.elem : values_.elem; }
   int64_t unit() const { return compressed() ? kir::elem_bytes(keys_store_->element()) : 1; }   ///< of an element
+
+  /// body(first key, part) for all tiles of keys [begin, end), begin at a tile's beginning.
+  void each_tile(kir::Ex begin, kir::Ex end, const std::function<void(kir::Ex, Part)>& body);
+
+  /// A demoted page of the task's KV head as it lies in the cache.
+  ByteTile page_tile(const KvStore& store, kir::Ex page);
+
+  /// Kernels of many tokens: the task's tokens and heads. Cheap (early) and dear (late) tiles of tokens alternate, so that a static split
+  /// over threads is even.
+  void begin_tiles();
+  LoweredKernel finish_tiles();
 
   /// Memory of rows_ rows; `weights` may be the scores' own.
   void allocate(kir::Elem queries, kir::Elem weights);

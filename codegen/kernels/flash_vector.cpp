@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "codegen/kernels/attention.h"
-#include "codegen/kernels/page_products.h"
 #include "runtime/base/checked.h"
 
 namespace prism::codegen {
@@ -80,22 +79,18 @@ class FlashVector : CpuAttention {
     allocate(Elem::F32, Elem::F32);
     start_rows();
     if (!compressed()) return;
-    pages_.emplace(b_, *keys_store_, *values_store_, rows_);
-    pages_->set_queries(q_);
+    products_.emplace(b_, d_, rows_, rows_, 1);
+    products_->set_queries(q_);
   }
 
-  /// Keys [begin, end), begin at a tile's beginning.
   void tiles(Ex begin, Ex end) {
-    if (!compressed()) return b_.for_(begin, end, tile_k_, [&](Ex key0) { tile(key0, end, Part::All); });
-    const Ex demoted = first_exact(b_.let(past_ + token(Ex(rows_ - 1))));   // by the last row
-    b_.for_(begin, b_.let(min(end, demoted)), rt::kKvPage, [&](Ex key0) {
+    each_tile(begin, end, [&](Ex key0, Part part) {
+      if (part != Part::Demoted) return tile(key0, part == Part::Sinks ? Ex(rt::kKvSinks) : end, part);
       const Ex page = b_.let(key0 / rt::kKvPage);
-      pages_->scores(kv_head_, page, scores_);
-      softmax(key0, Part::Demoted);
-      pages_->add_values(kv_head_, page, weights_, decay_, o_);
+      products_->scores(page_tile(*keys_store_, page), scores_);
+      softmax(key0, part);
+      products_->add_values(page_tile(*values_store_, page), weights_, decay_, o_);
     });
-    b_.if_(begin < min(demoted, Ex(rt::kKvSinks)), [&] { tile(Ex(int64_t(0)), Ex(rt::kKvSinks), Part::Sinks); });
-    b_.for_(b_.let(max(begin, first_exact(b_.let(past_ + t0_)))), end, tile_k_, [&](Ex key0) { tile(key0, end, Part::Exact); });
   }
 
   /// Keys that are in the cache as they were appended.
@@ -210,7 +205,7 @@ class FlashVector : CpuAttention {
   const int sums_ = sum_vectors(isa_), most_rows_ = std::min(kRows, sums_);
   int64_t splits_ = 1, piece_ = 0, most_parts_ = 1;
   Buffer partial_, counters_;
-  std::optional<PageProducts> pages_;   ///< of a compressed cache
+  std::optional<ByteProducts> products_;   ///< of a compressed cache
 };
 
 }  // namespace

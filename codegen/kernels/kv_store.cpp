@@ -67,6 +67,10 @@ void KvStore::store_words(Ex codes, Ex block, const std::vector<Ex>& words) cons
   }
 }
 
+Ex KvStore::mean(Ex scales, Ex base, Ex i) const {
+  return b_.let(cast(Elem::F32, cast(Elem::I32, b_.load({Elem::I8, kLanes}, plane_, scales + Ex(means_at()) + i))) * base);
+}
+
 Ex KvStore::scale(Ex scales, Ex base, int64_t g, Ex p) const {
   const Ex byte = b_.let(cast(Elem::F32, cast(Elem::I32, b_.load({Elem::U8, kLanes}, plane_, scales + p * kLanes + Ex(g * rt::kKvPage)))));
   return b_.let(byte * byte * base);

@@ -41,10 +41,15 @@ class KvStore {
   void store_words(kir::Ex codes, kir::Ex block, const std::vector<kir::Ex>& words) const;
   int64_t block_bytes() const { return 64 * shape_.bits; }
   double middle() const { return double((1 << shape_.bits) - 1) / 2; }
+  kir::Ex scale_base(kir::Ex scales) const { return base(scales, 0); }
+  kir::Ex mean_base(kir::Ex scales) const { return base(scales, 4); }
+  /// Means of 16 channels from `i` on, f32.
+  kir::Ex mean(kir::Ex scales, kir::Ex base, kir::Ex i) const;
   /// Scales of channel group `g` and the 16 positions of group `p` in the page, f32.
   kir::Ex scale(kir::Ex scales, kir::Ex base, int64_t g, kir::Ex p) const;
 
  private:
+  kir::Ex base(kir::Ex scales, int64_t offset) const { return b_.let(b_.load({kir::Elem::F32, 1}, plane_, scales + kir::Ex(bases_at() + offset))); }
   kir::Ex ring_at(kir::Ex head, kir::Ex slot) const { return (head * rt::kKvExactGroups + slot) * shape_.group_bytes(); }
 
   kir::Builder& b_;
