@@ -26,7 +26,8 @@ using passes::PipelineStep;
 constexpr int64_t kDefaultContext = 2048;
 
 struct Options {
-  std::string model, text, against, against_kv, isa, target, kv, pipeline;
+  std::string model, text, against, isa, target, kv, pipeline;
+  std::vector<std::string> against_kv;
   int64_t context = 0, chunk = 128, limit = 0, from = 0;
   unsigned threads = 0;
   bool prompt = false, noise_only = false, no_noise = false, reference = false, each_pass = false, json = false;
@@ -56,13 +57,13 @@ bool is_pipeline(const std::string& against) {
 
 std::string variant_path(const Options& o) { return o.against.empty() || is_pipeline(o.against) ? o.model : o.against; }
 
-/// What --against and --against-kv name.
-Result<Side> load_variant(const Options& o) {
+/// What --against and one of --against-kv, or "", name.
+Result<Side> load_variant(const Options& o, const std::string& against_kv) {
   std::string name = o.against;
-  if (!o.against_kv.empty()) name += (name.empty() ? "" : ", ") + ("KV cache in " + o.against_kv);
+  if (!against_kv.empty()) name += (name.empty() ? "" : ", ") + ("KV cache in " + against_kv);
   if (name.empty()) name = "compiled";  // beside the reference
   const bool passes = !o.against.empty() && is_pipeline(o.against);
-  return load(o, name, variant_path(o), o.against_kv.empty() ? o.kv : o.against_kv, passes ? o.against : o.pipeline);
+  return load(o, name, variant_path(o), against_kv.empty() ? o.kv : against_kv, passes ? o.against : o.pipeline);
 }
 
 /// Without the passes that reduce precision, but for the first `kept` of them.
@@ -74,19 +75,8 @@ std::string without_reducing(const std::vector<PipelineStep>& pipeline, size_t k
   return passes::print_pipeline(left);
 }
 
-/// The base, unless it is the reference, and the variants.
-Result<std::vector<Side>> load_sides(const Options& o) {
-  std::vector<Side> sides;
-  if (!o.each_pass) {
-    if (!o.reference) {
-      PRISM_TRY(auto base, load(o, "base", o.model, o.kv, o.pipeline));
-      sides.push_back(std::move(base));
-    }
-    if (o.noise_only) return sides;
-    PRISM_TRY(auto variant, load_variant(o));
-    sides.push_back(std::move(variant));
-    return sides;
-  }
+/// The pipeline with more and more of the passes that reduce precision, from none, unless the reference is the base, to all.
+Result<std::vector<Side>> load_each_pass(const Options& o) {
   CompileOptions compile{o.isa, o.pipeline};
   PRISM_TRY(compile.target, parse_target(o.target));
   PRISM_TRY(const auto pipeline, pipeline_of(compile));
@@ -94,6 +84,7 @@ Result<std::vector<Side>> load_sides(const Options& o) {
   for (const PipelineStep& step : pipeline)
     if (step.pass->precision == passes::Precision::Reduces) reducing.emplace_back(step.pass->name);
   if (reducing.empty()) return error("--each-pass: found no pass in the pipeline that reduces precision, expected at least one");
+  std::vector<Side> sides;
   if (!o.reference) {
     auto base = load(o, "base", o.model, o.kv, without_reducing(pipeline, 0));
     if (!base) return error("--each-pass: without ", reducing[0], ": ", base.message(), "; --reference compares with the reference evaluator instead");
@@ -102,6 +93,22 @@ Result<std::vector<Side>> load_sides(const Options& o) {
   for (size_t kept = 1; kept <= reducing.size(); ++kept) {
     PRISM_TRY(auto side, load(o, (kept > 1 ? "and " : "") + reducing[kept - 1], o.model, o.kv, without_reducing(pipeline, kept)));
     sides.push_back(std::move(side));
+  }
+  return sides;
+}
+
+/// The base, unless it is the reference, and the variants.
+Result<std::vector<Side>> load_sides(const Options& o) {
+  if (o.each_pass) return load_each_pass(o);
+  std::vector<Side> sides;
+  if (!o.reference) {
+    PRISM_TRY(auto base, load(o, "base", o.model, o.kv, o.pipeline));
+    sides.push_back(std::move(base));
+  }
+  if (o.noise_only) return sides;
+  for (const std::string& kv : o.against_kv.empty() ? std::vector<std::string>{""} : o.against_kv) {
+    PRISM_TRY(auto variant, load_variant(o, kv));
+    sides.push_back(std::move(variant));
   }
   return sides;
 }
@@ -224,7 +231,8 @@ void add_quality(CLI::App& app, Action& chosen) {
   c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
   c->add_option("--text", o->text, "File of UTF-8 text, - for standard input")->required();
   auto* against = c->add_option("--against", o->against, "The variant: passes as --pipeline takes them, or another GGUF or .prx file with the same tokenizer");
-  add_kv(*c, o->against_kv, "--against-kv", "Element type of the variant's KV cache");
+  c->add_option("--against-kv", o->against_kv, "Element type of the variant's KV cache; for several variants several, for example f16,bf16")
+      ->delimiter(',')->allow_extra_args(false)->check(kv_types());
   auto* each_pass = c->add_flag("--each-pass", o->each_pass, "The variants: the pipeline with the passes that reduce precision switched on one after the other, against none of them");
   auto* reference = c->add_flag("--reference", o->reference, "Compare with the reference evaluator (f32, slow); without --against, the compiled model is the variant");
   auto* noise_only = c->add_flag("--noise-only", o->noise_only, "No variant, only the noise: the model against itself, its context read the other way (see --prompt)");

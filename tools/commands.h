@@ -16,10 +16,12 @@ inline void add_isa(CLI::App& command, std::string& isa) {
       ->check(CLI::IsMember({"generic", "avx2", "avx512", "amx"}));
 }
 
-/// --kv, or what another option says of the element type of the KV cache, a property of what is compiled.
-inline void add_kv(CLI::App& command, std::string& kv, const char* name = "--kv",
-                   const char* description = "Element type of the KV cache: f16, bf16 or f32; a .prx has it fixed; default: f16") {
-  command.add_option(name, kv, description)->check(CLI::IsMember({"f16", "bf16", "f32"}));
+/// The element types that a KV cache may have.
+inline CLI::IsMember kv_types() { return CLI::IsMember({"f16", "bf16", "f32"}); }
+
+/// --kv: the element type of the KV cache, a property of what is compiled.
+inline void add_kv(CLI::App& command, std::string& kv) {
+  command.add_option("--kv", kv, "Element type of the KV cache: f16, bf16 or f32; a .prx has it fixed; default: f16")->check(kv_types());
 }
 
 /// --pipeline: the passes to run.

@@ -89,6 +89,16 @@ TEST_F(QualityCommand, TypesOfTheCacheDifferAsTheirLogitsDo) {
   EXPECT_NE(all["perplexity_change"]["value"], 0);
 }
 
+TEST_F(QualityCommand, ComparesSeveralTypesAtOnce) {
+  const json report = quality({"--against-kv", "bf16,f16,f32", "--limit", "60"});
+  ASSERT_EQ(report["variants"].size(), 3u);
+  EXPECT_EQ(report["variants"][1]["name"], "KV cache in f16");
+  EXPECT_EQ(report["variants"][1]["all"]["kl"]["max"], 0);
+  const double bf16 = report["variants"][0]["all"]["kl"]["mean"], f32 = report["variants"][2]["all"]["kl"]["mean"];
+  EXPECT_GT(bf16, 10 * f32) << "8 bits of precision and 11";
+  EXPECT_EQ(report["variants"][0]["all"], quality({"--against-kv", "bf16", "--limit", "60"})["variants"][0]["all"]);
+}
+
 TEST_F(QualityCommand, TheSameModelIsNoVariant) {
   shop->must({"compile", model, "-o", shop->path("model.prx"), "--embed-weights"});
   for (const std::string& same : {model, shop->path("model.prx")}) {
