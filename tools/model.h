@@ -6,6 +6,7 @@
 
 #include "frontends/gguf/tokenizer.h"
 #include "ir/module.h"
+#include "passes/pass.h"
 #include "runtime/session.h"
 #include "tools/target.h"
 
@@ -32,6 +33,9 @@ struct CompileOptions {
 
 /// "" is f16; what is no type is bits.
 KvChoice parse_kv(const std::string& kv);
+
+/// The passes that `options` ask for, by name or by target.
+Result<std::vector<passes::PipelineStep>> pipeline_of(const CompileOptions& options);
 
 /// A compiled GGUF file and where its weights come from.
 struct CompiledModel {
