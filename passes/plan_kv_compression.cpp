@@ -2,6 +2,8 @@
 // after their positions are in them, which changes no score, and values are rotated back after attention: channels that stand out are
 // spread over all, so that few bits do (QuaRot, Ashkboos et al. 2024). Layers whose window is among the newest are left as they are.
 
+#include <algorithm>
+
 #include "ir/kv_pages.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringRef.h"
@@ -55,9 +57,7 @@ class Compressor {
     Builder b(&graph_, insertion_point_after(graph_, append.result()));
     Value* demoted = b.KvDemote({append.result()}, {}, append.result()->name + ".demoted");
     PRISM_CHECK(b.status());
-    append.result()->replace_uses_if(demoted, [&](const Use& u) { return u.op != demoted->def; });
-    for (Value*& v : graph_.returns)
-      if (v == append.result()) v = demoted;
+    follow(append.result(), demoted);
     for (const Use& u : uses) {
       if (u.op->op != Op::Attention) return error("kv cache %", append.result()->name, " is read by ", info(u.op->op).mnemonic, ", expected attention");
       PRISM_CHECK(rotate(*u.op, 0));
@@ -65,12 +65,18 @@ class Compressor {
       Builder after(&graph_, insertion_point_after(graph_, old));
       Value* back = after.Hadamard({old}, {}, old->name + ".rotated");
       PRISM_CHECK(after.status());
-      old->replace_uses_if(back, [&](const Use& use) { return use.op != back->def; });
+      follow(old, back);
     }
     return ok();
   }
 
  private:
+  /// Whoever used `old`, but for the op that makes `next` of it, uses that.
+  void follow(Value* old, Value* next) {
+    old->replace_uses_if(next, [&](const Use& u) { return u.op != next->def; });
+    std::ranges::replace(graph_.returns, old, next);
+  }
+
   Status rotate(Operation& op, unsigned operand) {
     Builder b(&graph_, &op);
     Value* rotated = b.Hadamard({op.operand(operand)}, {}, op.operand(operand)->name + ".rotated");
