@@ -47,7 +47,8 @@ KvStats KvLayout::stats(int64_t positions, int64_t capacity) const {
           .demoted = pages * kKvPage,
           .bytes_used = uint64_t(positions) * bytes_per_position_ + exact_bytes_ + uint64_t(pages) * page_bytes_,
           .bytes_allocated = bytes_,
-          .bytes_per_position = bytes_per_position_,
+          .bytes_exact = uint64_t(positions) * bytes_per_position_ + exact_bytes_,
+          .bytes_f16 = uint64_t(positions) * f32_bytes_per_position_ / 2,
           .bytes_f32 = uint64_t(positions) * f32_bytes_per_position_};
 }
 

@@ -26,8 +26,8 @@ struct KvStats {
   int64_t positions = 0, capacity = 0;
   int64_t demoted = 0;       ///< positions that a compressed cache has in few bits
   uint64_t bytes_used = 0, bytes_allocated = 0;
-  uint64_t bytes_per_position = 0;
-  uint64_t bytes_f32 = 0;    ///< what the positions in use would take as f32
+  uint64_t bytes_exact = 0;  ///< of bytes_used, what holds positions as they were appended, all metadata beside
+  uint64_t bytes_f16 = 0, bytes_f32 = 0;   ///< what the positions in use would take in these types
 };
 
 class Session {

@@ -98,8 +98,8 @@ Status run(const RunOptions& o) {
         {"text", text}, {"prompt_ids", ids}, {"ids", made}, {"stop", stop}, {"load_ms", load_ms}, {"compiled", model.compiled_now},
         {"first_token_ms", first_token_ms}, {"first_token_since_start_ms", since_start_ms}, {"tokens_per_second", rate},
         {"prompt_tokens_per_second", double(ids.size()) / (1e-3 * first_token_ms)},
-        {"kv", {{"dtype", kv.dtype}, {"positions", kv.positions}, {"capacity", kv.capacity}, {"bytes_used", kv.bytes_used},
-                {"bytes_allocated", kv.bytes_allocated}, {"bytes_per_position", kv.bytes_per_position}}}};
+        {"kv", {{"dtype", kv.dtype}, {"positions", kv.positions}, {"demoted", kv.demoted}, {"capacity", kv.capacity}, {"bytes_used", kv.bytes_used},
+                {"bytes_exact", kv.bytes_exact}, {"bytes_allocated", kv.bytes_allocated}, {"bytes_f16", kv.bytes_f16}, {"bytes_f32", kv.bytes_f32}}}};
     printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   } else {
     printf("\n");
@@ -107,11 +107,11 @@ Status run(const RunOptions& o) {
     fprintf(stderr,
             "\nload          %.0f ms%s\nfirst token   %.1f ms after the prompt (%zu tokens, %.0f tokens/s), %.0f ms after process start\n"
             "decode        %zu tokens, %.1f tokens/s (stopped: %s)\n"
-            "kv cache      %lld of %lld positions, %.1f KiB each in %s, %.2f MiB used of %.2f MiB (f32 would take %.2f MiB)\n",
+            "kv cache      %s: %lld of %lld positions, %lld of them demoted, %.2f MiB used of %.2f MiB (f16 would take %.2f MiB, f32 %.2f MiB)\n",
             load_ms, model.compiled_now ? " (compiled; the next run uses the cache)" : "", first_token_ms, ids.size(),
-            double(ids.size()) / (1e-3 * first_token_ms), since_start_ms, made.size(), rate, stop.c_str(), (long long)kv.positions,
-            (long long)kv.capacity, double(kv.bytes_per_position) / 1024, kv.dtype.c_str(), double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
-            double(kv.bytes_f32) / 1048576);
+            double(ids.size()) / (1e-3 * first_token_ms), since_start_ms, made.size(), rate, stop.c_str(), kv.dtype.c_str(),
+            (long long)kv.positions, (long long)kv.capacity, (long long)kv.demoted, double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
+            double(kv.bytes_f16) / 1048576, double(kv.bytes_f32) / 1048576);
   }
   if (o.profile.empty()) return ok();
   fflush(stdout);

@@ -50,8 +50,8 @@ class ReferenceSession final : public rt::Session {
     s.positions = past_;
     s.capacity = context_;
     for (const auto& [name, t] : caches_) s.bytes_used += t.f.size() * 4;
-    s.bytes_allocated = s.bytes_f32 = s.bytes_used;
-    s.bytes_per_position = past_ ? s.bytes_used / uint64_t(past_) : 0;
+    s.bytes_allocated = s.bytes_exact = s.bytes_f32 = s.bytes_used;
+    s.bytes_f16 = s.bytes_used / 2;
     return s;
   }
 

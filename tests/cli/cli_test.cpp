@@ -172,9 +172,12 @@ TEST_F(Cli, TheCacheHasTheTypeThatIsAskedFor) {
     for (const json& said : {generate(prx), generate(prx, {"--kv", dtype}), generate(gguf, {"--kv", dtype})}) {
       EXPECT_EQ(said["text"], kSaid + kSaid + "é日");
       EXPECT_EQ(said["kv"]["dtype"], dtype);
-      EXPECT_EQ(said["kv"]["bytes_per_position"], 2 * 64 * bytes);
+      EXPECT_EQ(said["kv"]["bytes_used"], said["kv"]["positions"].get<int>() * 2 * 64 * bytes);
     }
   }
+  const json compressed = generate(gguf, {"--kv", "k4v3"})["kv"];
+  EXPECT_EQ(compressed["dtype"], "k4v3");
+  EXPECT_EQ(compressed["bytes_exact"], 2 * 64 * 2 * (16 + 208));
   EXPECT_EQ(generate(gguf)["kv"]["dtype"], "f16");
   EXPECT_FALSE(generate(gguf, {"--kv", "f16"})["compiled"]) << "the same again";
   EXPECT_EQ(generate(gguf, {"--reference", "--kv", "f32"})["kv"]["dtype"], "f32");

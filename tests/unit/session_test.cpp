@@ -214,17 +214,19 @@ TEST(Session, CapacityAndStatistics) {
   const KvStats stats = s->kv_stats();
   EXPECT_EQ(stats.dtype, "f32");
   EXPECT_EQ(stats.positions, 10);
-  EXPECT_EQ(stats.bytes_per_position, 8u);
   EXPECT_EQ(stats.bytes_used, 80u);
+  EXPECT_EQ(stats.bytes_exact, 80u);
+  EXPECT_EQ(stats.bytes_f16, 40u);
   EXPECT_EQ(stats.bytes_allocated, 64u * 8);
   EXPECT_EQ(stats.bytes_f32, 80u);
   EXPECT_EQ(make_session(exe, 1, 70)->kv_stats().capacity, kContext);  // 128, but the model stops at 100
   EXPECT_EQ(make_session(exe, 1, 0)->kv_stats().capacity, kContext);
   EXPECT_EQ(make_session(exe, 1, 0)->kv_stats().bytes_allocated, 128u * 8);
   const auto several = with([](Program& p) { p.kv = {{"f16", 3, 64, 0}, {"f32", 1, 2, 0}, {"bf16", 1, 8, 0}}; });
-  const KvStats mixed = make_session(several, 1, 64)->kv_stats();
-  EXPECT_EQ(mixed.dtype, "f16");
-  EXPECT_EQ(mixed.bytes_per_position, 2u * (3 * 64 * 2 + 2 * 4 + 8 * 2));
+  const auto mixed = make_session(several, 1, 64);
+  feed(*mixed, some_ids(3));
+  EXPECT_EQ(mixed->kv_stats().dtype, "f16");
+  EXPECT_EQ(mixed->kv_stats().bytes_used, 3 * 2u * (3 * 64 * 2 + 2 * 4 + 8 * 2));
 }
 
 TEST(Session, OptionsAreChecked) {
