@@ -23,7 +23,8 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"frontends", {"ir"}},
     {"codegen", {"passes", "ir", "runtime"}},
     {"analysis", {"ir", "runtime"}},
-    {"tools", {"runtime", "ir", "passes", "frontends", "codegen", "analysis"}},
+    {"quantize", {"frontends", "ir", "runtime"}},
+    {"tools", {"runtime", "ir", "passes", "frontends", "codegen", "analysis", "quantize"}},
 };
 
 /// Problems of one source line of `room`, or "". `#include <llvm/...>` and the like matter too: runtime is std only.
