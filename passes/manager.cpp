@@ -11,15 +11,15 @@ namespace prism::passes {
 
 using ir::Level;
 
-#define PASS(function, name, needs, makes, options, summary) Status function(ir::Module&, const Options&);
+#define PASS(function, name, needs, makes, precision, options, summary) Status function(ir::Module&, const Options&);
 #include "passes/passes.def"
 #undef PASS
 
 namespace {
 
 constexpr PassInfo kPasses[] = {
-#define PASS(function, name, needs, makes, options, summary) \
-  {name, Level::needs, Level::makes, options, summary, function},
+#define PASS(function, name, needs, makes, precision, options, summary) \
+  {name, Level::needs, Level::makes, Precision::precision, options, summary, function},
 #include "passes/passes.def"
 #undef PASS
 };

@@ -27,9 +27,13 @@ class Options {
 
 using PassFn = Status (*)(ir::Module&, const Options&);
 
+/// Whether a pass gives up precision on purpose. One that only rounds in another order keeps it.
+enum class Precision { Keeps, Reduces };
+
 struct PassInfo {
   std::string_view name;        ///< "fuse-attention"
   ir::Level needs, makes;       ///< highest level it runs at; lowest level afterwards (a pass may raise it)
+  Precision precision;
   std::string_view options;     ///< "tile=int,layout=rows16|row_major": names, and what their values may be
   std::string_view summary;
   PassFn run;

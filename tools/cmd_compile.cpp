@@ -76,7 +76,7 @@ void add_compile(CLI::App& app, Action& chosen) {
   add_target(*c, o->target);
   add_isa(*c, o->compile.isa);
   add_kv(*c, o->kv);
-  c->add_option("--pipeline", o->compile.pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"; default: cpu, cpu-avx512, cpu-amx or gpu, by target and --isa");
+  add_pipeline(*c, o->compile.pipeline);
   c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the GGUF file");
   c->add_option("--dump-ir", o->compile.dump_ir, "Folder for the IR after each pass and the kernels' text");
   c->add_option("--kernels", o->kernels, "File for a markdown table of the GPU kernels: threads, shared memory, registers, spills");

@@ -42,8 +42,9 @@ Status run(const Options& o) {
   }
   if (o.list) {
     for (const passes::PassInfo& p : passes::all_passes())
-      printf("%-24s %s -> %s  %s%s%.*s%s\n", std::string(p.name).c_str(), std::string(ir::level_name(p.needs)).c_str(),
-             std::string(ir::level_name(p.makes)).c_str(), std::string(p.summary).c_str(), p.options.empty() ? "" : "  {",
+      printf("%-24s %s -> %s  %s%s%s%.*s%s\n", std::string(p.name).c_str(), std::string(ir::level_name(p.needs)).c_str(),
+             std::string(ir::level_name(p.makes)).c_str(), std::string(p.summary).c_str(),
+             p.precision == passes::Precision::Reduces ? "  (reduces precision)" : "", p.options.empty() ? "" : "  {",
              int(p.options.size()), p.options.data(), p.options.empty() ? "" : "}");
     return ok();
   }

@@ -16,10 +16,17 @@ inline void add_isa(CLI::App& command, std::string& isa) {
       ->check(CLI::IsMember({"generic", "avx2", "avx512", "amx"}));
 }
 
+/// The element types that a KV cache may have.
+inline CLI::IsMember kv_types() { return CLI::IsMember({"f16", "bf16", "f32"}); }
+
 /// --kv: the element type of the KV cache, a property of what is compiled.
 inline void add_kv(CLI::App& command, std::string& kv) {
-  command.add_option("--kv", kv, "Element type of the KV cache: f16, bf16 or f32; a .prx has it fixed; default: f16")
-      ->check(CLI::IsMember({"f16", "bf16", "f32"}));
+  command.add_option("--kv", kv, "Element type of the KV cache: f16, bf16 or f32; a .prx has it fixed; default: f16")->check(kv_types());
+}
+
+/// --pipeline: the passes to run.
+inline void add_pipeline(CLI::App& command, std::string& pipeline) {
+  command.add_option("--pipeline", pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"; default: cpu, cpu-avx512, cpu-amx or gpu, by target and --isa");
 }
 
 /// --target: see tools/target.h.
@@ -41,6 +48,7 @@ void add_tokenize(CLI::App& app, Action& chosen);
 void add_bench(CLI::App& app, Action& chosen);
 void add_inspect(CLI::App& app, Action& chosen);
 void add_synth(CLI::App& app, Action& chosen);
+void add_quality(CLI::App& app, Action& chosen);
 void add_calibrate(CLI::App& app, Action& chosen);
 void add_quantize(CLI::App& app, Action& chosen);
 

@@ -192,13 +192,18 @@ Result<rt::ModelReference> reference_to(const gguf::File& f, unsigned threads) {
   return rt::ModelReference{path, f.size(), XXH3_64bits(hashes.data(), 8 * hashes.size())};
 }
 
+Result<std::vector<passes::PipelineStep>> pipeline_of(const CompileOptions& o) {
+  const rt::Isa isa = o.isa.empty() ? rt::best_isa() : rt::isa_from_name(o.isa).value();  // checked by the option
+  return passes::parse_pipeline(o.pipeline.empty() ? codegen::default_pipeline(o.target.device, isa) : o.pipeline);
+}
+
 Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
   codegen::GenerateOptions generate;
   generate.target = o.target.device;
   generate.archs = o.target.archs;
   if (o.kernels) generate.report = [&](const auto& kernels) { *o.kernels = kernels; };
   if (!o.isa.empty()) generate.isa = rt::isa_from_name(o.isa).value();  // checked by the option
-  PRISM_TRY(auto pipeline, passes::parse_pipeline(o.pipeline.empty() ? codegen::default_pipeline(generate.target, generate.isa) : o.pipeline));
+  PRISM_TRY(auto pipeline, pipeline_of(o));
   passes::ManagerOptions manager_options;
   if (!o.dump_ir.empty()) {
     std::error_code ec;

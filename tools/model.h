@@ -6,6 +6,7 @@
 
 #include "frontends/gguf/tokenizer.h"
 #include "ir/eval.h"
+#include "passes/pass.h"
 #include "runtime/session.h"
 #include "tools/target.h"
 
@@ -26,6 +27,9 @@ struct CompileOptions {
 
 /// The element type that --kv names; "" is f16.
 ir::DType parse_kv(const std::string& kv);
+
+/// The passes that `options` ask for, by name or by target.
+Result<std::vector<passes::PipelineStep>> pipeline_of(const CompileOptions& options);
 
 /// A compiled GGUF file and where its weights come from.
 struct CompiledModel {

@@ -2,6 +2,7 @@
 // add nothing, and the output row of a token is the embedding of the one before it.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,8 @@ inline int successor(int token) {
   return at == std::string::npos ? -1 : uint8_t(kSaid[(at + 1) % kSaid.size()]);
 }
 
-inline gguf::GgufWriter tiny_model() {
+/// With an `attention` other than 0, that much of what attention finds is added after all, of numbers that 16 bits do not hold.
+inline gguf::GgufWriter tiny_model(float attention = 0) {
   constexpr uint64_t kWidth = 64;
   gguf::GgufWriter w;
   w.string("general.architecture", "llama").string("general.name", "Tiny Speaker");
@@ -59,10 +61,16 @@ inline gguf::GgufWriter tiny_model() {
     if (const int next = successor(token); next >= 0)
       std::copy_n(embedding.begin() + token * int(kWidth), kWidth, output.begin() + next * int(kWidth));
   tensor("token_embd.weight", {kWidth, kVocab}, embedding);
-  for (const char* norm : {"blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"}) tensor(std::string(norm) + ".weight", {kWidth}, ones);
+  std::vector<float> attn_norm = ones;
+  for (size_t i = 0; attention != 0 && i < kWidth; ++i) attn_norm[i] += 0.3f * std::sin(float(i));
+  tensor("blk.0.attn_norm.weight", {kWidth}, attn_norm);
+  for (const char* norm : {"blk.0.ffn_norm", "output_norm"}) tensor(std::string(norm) + ".weight", {kWidth}, ones);
   for (const char* name : {"attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"})
     tensor("blk.0." + std::string(name) + ".weight", {kWidth, kWidth}, signs(kWidth * kWidth));
-  for (const char* name : {"attn_output", "ffn_down"}) tensor("blk.0." + std::string(name) + ".weight", {kWidth, kWidth}, zeros);
+  std::vector<float> attended = signs(kWidth * kWidth);
+  for (float& x : attended) x *= attention;
+  tensor("blk.0.attn_output.weight", {kWidth, kWidth}, attended);
+  tensor("blk.0.ffn_down.weight", {kWidth, kWidth}, zeros);
   tensor("output.weight", {kWidth, kVocab}, output);
   w.data(all);
   return w;
