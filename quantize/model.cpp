@@ -20,8 +20,6 @@ namespace {
 
 constexpr size_t kPiece = 16384;   ///< elements made at once, a multiple of every block
 
-uint64_t elements_of(const TensorInfo& t) { return t.bytes / ir::info(t.dtype).bytes * ir::info(t.dtype).block; }
-
 /// The values of elements [begin, begin + out.size()), both multiples of 256 or up to the end.
 void read_values(const gguf::File& file, const TensorInfo& t, uint64_t begin, std::span<float> out, std::vector<uint8_t>& scratch) {
   const ir::DTypeInfo& format = ir::info(t.dtype);
@@ -86,6 +84,8 @@ DType commonest(const gguf::File& file, const std::vector<DType>& types) {
 }
 
 }  // namespace
+
+uint64_t elements_of(const TensorInfo& t) { return t.bytes / ir::info(t.dtype).bytes * ir::info(t.dtype).block; }
 
 bool is_matrix(const TensorInfo& t) {
   return t.shape.size() == 2 && t.name.ends_with(".weight") && !t.name.ends_with("norm.weight") && !t.name.starts_with("position_embd.") &&
@@ -179,6 +179,7 @@ Result<std::shared_ptr<gguf::File>> quantized_file(std::shared_ptr<gguf::File> s
 }
 
 TensorError sampled_error(const gguf::File& file, const TensorInfo& t, DType type, const Inputs* inputs) {
+  if (type == t.dtype) return {};
   // Pieces begin at multiples of 256 elements, wherever rows do.
   constexpr uint64_t kSamples = 64;
   const uint64_t n = elements_of(t), pieces = (n + kPiece - 1) / kPiece, taken = std::min(pieces, kSamples);

@@ -9,6 +9,8 @@
 
 namespace prism::quantize {
 
+uint64_t elements_of(const gguf::TensorInfo& t);
+
 /// Whether a tensor is a matrix that products read: not a norm, nor a table of positions.
 bool is_matrix(const gguf::TensorInfo& t);
 
@@ -41,7 +43,7 @@ class Errors {
 Result<std::shared_ptr<gguf::File>> quantized_file(std::shared_ptr<gguf::File> source, std::vector<ir::DType> types,
                                                    std::shared_ptr<const Calibration> calibration = nullptr, std::shared_ptr<Errors> errors = nullptr);
 
-/// What quantizing some rows of a tensor, evenly spread over it, to `type` costs: sums over all its rows, extrapolated.
+/// What quantizing a tensor to `type` costs: the sums of some pieces, evenly spread over it, extrapolated. Zeros if it has the type already.
 TensorError sampled_error(const gguf::File& file, const gguf::TensorInfo& t, ir::DType type, const Inputs* inputs);
 
 }  // namespace prism::quantize

@@ -38,13 +38,11 @@ std::vector<std::string> type_names() {
   return names;
 }
 
-uint64_t elements_of(const gguf::TensorInfo& t) { return t.bytes / ir::info(t.dtype).bytes * ir::info(t.dtype).block; }
-
 double bits_per_weight(const gguf::File& file) {
   uint64_t bytes = 0, elements = 0;
   for (const gguf::TensorInfo& t : file.tensors()) {
     bytes += t.bytes;
-    elements += elements_of(t);
+    elements += quantize::elements_of(t);
   }
   return 8.0 * double(bytes) / double(elements);
 }
@@ -60,7 +58,7 @@ std::vector<quantize::Option> options_of(const gguf::TensorInfo& t, uint64_t ali
   std::vector<quantize::Option> options;
   for (DType type : quantize::block_types()) {
     const ir::DTypeInfo& format = ir::info(type);
-    if (t.shape.back() % format.block == 0) options.push_back({type, round_up(elements_of(t) / format.block * format.bytes, alignment), 0});
+    if (t.shape.back() % format.block == 0) options.push_back({type, round_up(quantize::elements_of(t) / format.block * format.bytes, alignment), 0});
   }
   return options;
 }
@@ -73,7 +71,7 @@ Result<Choice> choose_types(const gguf::File& file, const quantize::Calibration&
   uint64_t fixed = 0, elements = 0, least = 0;
   for (size_t i = 0; i < file.tensors().size(); ++i) {
     const gguf::TensorInfo& t = file.tensors()[i];
-    elements += elements_of(t);
+    elements += quantize::elements_of(t);
     auto formats = options_of(t, uint64_t(alignment));
     if (!quantize::is_matrix(t) || formats.empty()) {
       fixed += round_up(t.bytes, uint64_t(alignment));
@@ -120,7 +118,7 @@ void print_table(const gguf::File& made) {
   for (const gguf::TensorInfo& t : made.tensors()) {
     Sum& s = sums[t.dtype];
     ++s.tensors;
-    s.weights += elements_of(t);
+    s.weights += quantize::elements_of(t);
     s.bytes += t.bytes;
   }
   printf("%-6s %8s %12s %10s\n", "type", "tensors", "weights", "MiB");
@@ -150,12 +148,8 @@ Status run(const Options& o) {
     PRISM_CHECK(quantize::check_model(read, o.calibration, *file, reference));
     calibration = std::make_shared<quantize::Calibration>(std::move(read));
   }
-  Choice choice;
-  if (!o.automatic) choice.types = quantize::uniform_types(*file, *ir::dtype_from_name(o.type));
-  else choice.types.assign(file->tensors().size(), DType::Q4_0);  // until they are chosen: whatever they become, weights must be good
-  if (o.automatic)
-    for (size_t i = 0; i < choice.types.size(); ++i)
-      if (!quantize::is_matrix(file->tensors()[i])) choice.types[i] = file->tensors()[i].dtype;
+  // Whatever formats are chosen, the weights must be good.
+  Choice choice{quantize::uniform_types(*file, o.automatic ? DType::Q4_0 : *ir::dtype_from_name(o.type))};
   PRISM_CHECK(quantize::check_weights(*file, choice.types, o.requantize, o.threads));
   if (o.automatic) {
     PRISM_TRY(choice, choose_types(*file, *calibration, o));

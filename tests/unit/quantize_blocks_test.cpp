@@ -185,6 +185,29 @@ TEST(QuantizeBlocks, MinimaAreNearTheBestOfAGrid) {
   EXPECT_LE(squared_error(x, round_trip(DType::Q4_1, x, w.data()).values, w.data()), 1.03 * best_of_all);
 }
 
+TEST(QuantizeBlocks, IntegerScalesCostLittle) {
+  // The same groups with scales and minima of their own, each a half.
+  const Floats x = random_weights(65536, 19, false), w = random_importance(65536, 20);
+  const auto error = [&](DType t) { return squared_error(x, round_trip(t, x, w.data()).values, w.data()); };
+  EXPECT_LE(error(DType::Q4_K), 1.03 * error(DType::Q4_1));
+  EXPECT_LE(error(DType::Q5_K), 1.1 * error(DType::Q5_1));
+  // Groups of 16 with a scale of 8 bits: as for q8_0 what counts is how many scales there are to choose from.
+  const Floats part(x.begin(), x.begin() + 1024);
+  double plain = 0;
+  for (size_t at = 0; at < part.size(); at += 16) {
+    const auto [low, high] = std::minmax_element(part.begin() + long(at), part.begin() + long(at) + 16);
+    double best = std::numeric_limits<double>::infinity();
+    for (int step = 0; step < 200; ++step) {
+      const float d = std::max(*high, -*low) / 31.5f * (0.85f + 0.0015f * float(step));
+      double sum = 0;
+      for (size_t i = at; i < at + 16; ++i) sum += double(w[i]) * std::pow(double(x[i]) - double(d) * std::clamp(std::round(x[i] / d), -32.0f, 31.0f), 2);
+      best = std::min(best, sum);
+    }
+    plain += best;
+  }
+  EXPECT_LE(squared_error(part, round_trip(DType::Q6_K, part, w.data()).values, w.data()), 1.35 * plain);
+}
+
 TEST(QuantizeBlocks, AGridIsFoundAgain) {
   std::mt19937 rng(13);
   for (DType t : {DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0}) {
