@@ -19,10 +19,10 @@ std::string number(const char* format, double value) {
   return std::isnan(value) ? "-" : text;
 }
 
-/// Right-aligned in so many columns; "±" has two bytes and takes one.
+/// Right-aligned in so many columns, the first of them empty; "±" has two bytes and takes one.
 std::string cell(const std::string& text, size_t columns) {
   const auto shown = size_t(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
-  return std::string(columns > shown ? columns - shown : 0, ' ') + text;
+  return std::string(columns > shown ? columns - shown : 1, ' ') + text;
 }
 
 std::string cell(const Estimate& e, double scale, const char* format, const char* error_format, size_t columns) {

@@ -205,7 +205,7 @@ TEST_F(Cli, BenchPrintsATable) {
 }
 
 TEST_F(Cli, HelpAndVersionAreNoErrors) {
-  for (const char* command : {"run", "compile", "opt", "eval", "tokenize", "bench", "inspect"}) {
+  for (const char* command : {"run", "compile", "opt", "eval", "tokenize", "bench", "inspect", "quality"}) {
     EXPECT_NE(shop->must({command, "--help"}).find("Usage"), std::string::npos) << command;
   }
   EXPECT_TRUE(shop->must({"--version"}).starts_with("prism "));
