@@ -17,7 +17,8 @@ struct Option {
 };
 
 /// The position of the option chosen for each tensor: first the smallest everywhere, then the step that saves the most for a byte, as long as
-/// one fits. Error if the smallest do not fit.
+/// one fits. The two largest tensors are tried in every format: a step of an embedding may be more than all that is left. Error if the smallest
+/// do not fit.
 Result<std::vector<size_t>> choose(std::span<const std::vector<Option>> tensors, uint64_t budget);
 
 }  // namespace prism::quantize

@@ -181,7 +181,7 @@ Result<std::shared_ptr<gguf::File>> quantized_file(std::shared_ptr<gguf::File> s
 TensorError sampled_error(const gguf::File& file, const TensorInfo& t, DType type, const Inputs* inputs) {
   if (type == t.dtype) return {};
   // Pieces begin at multiples of 256 elements, wherever rows do.
-  constexpr uint64_t kSamples = 64;
+  constexpr uint64_t kSamples = 16;
   const uint64_t n = elements_of(t), pieces = (n + kPiece - 1) / kPiece, taken = std::min(pieces, kSamples);
   const ir::DTypeInfo& format = ir::info(type);
   const std::vector<float>* channels = importance_of(inputs);

@@ -3,8 +3,9 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "analysis/divergence.h"
 #include "frontends/gguf/gguf.h"
-#include "quantize/calibration.h"
+#include "quantize/model.h"
 #include "tests/cli/command.h"
 
 namespace prism::cli {
@@ -124,6 +125,44 @@ TEST_F(QuantizeCommand, CalibratesAndChooses) {
   shop.must_fail({"quantize", other, "-o", out, "--type", "q4_0", "--calibration", cal}, {cal, "was made with", other, "run prism calibrate"});
   shop.must({"calibrate", model, "--text", text, "-o", cal, "--tokens", "30"});
   shop.must_fail({"quantize", model, "-o", out, "--calibration", cal, "--auto", "--bits", "6"}, {cal, "no sensitivity of 'token_embd.weight'", "--sensitivity"});
+}
+
+TEST_F(QuantizeCommand, SensitivityIsTheDivergenceWithOneMatrixQuantized) {
+  write_text();
+  const std::string model = synth("tiny-llama", "llama.gguf");
+  shop.must({"calibrate", model, "--text", text, "-o", cal, "--tokens", "64", "--sensitivity", "48"});
+  const auto calibration = std::make_shared<quantize::Calibration>(*quantize::read_calibration(cal));
+  std::string ids;
+  for (size_t i = 0; i < 48; ++i) ids += std::to_string(calibration->ids[i]) + " ";
+  const auto logits = [&](const std::string& path) {
+    shop.must({"eval", path, "--ids", ids, "--logits", shop.path("logits.f32"), "--reference"});
+    const auto bytes = read_bytes(shop.path("logits.f32"));
+    std::vector<float> values(bytes.size() / 4);
+    memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  };
+  const auto file = *gguf::File::open(model);
+  const std::vector<float> base = logits(model);
+  const size_t vocab = base.size() / 48;
+  for (const std::string name : {"token_embd.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight", "output.weight"}) {
+    std::vector<ir::DType> types;
+    const gguf::TensorInfo* matrix = file->tensor(name);
+    for (const gguf::TensorInfo& t : file->tensors()) types.push_back(&t == matrix ? ir::DType::Q4_0 : t.dtype);
+    const auto made = *quantize::quantized_file(file, types, calibration);
+    std::vector<uint8_t> bytes(made->size());
+    std::copy(made->bytes().begin(), made->bytes().end(), bytes.begin());
+    for (const gguf::TensorInfo& t : made->tensors()) made->read(t, 0, std::span(bytes).subspan(t.offset, t.bytes));
+    write_bytes(out, bytes);
+    const std::vector<float> variant = logits(out);
+    double divergence = 0;
+    for (size_t row = 0; row < 48; ++row)
+      divergence += analysis::compare(std::span(base).subspan(row * vocab, vocab), std::span(variant).subspan(row * vocab, vocab), -1)->kl / 48;
+    const quantize::Inputs* inputs = calibration->find(name);
+    ASSERT_TRUE(inputs && inputs->sensitivity) << name;
+    const double expected = *inputs->sensitivity * quantize::sampled_error(*file, *matrix, ir::DType::Q4_0, inputs).error;
+    EXPECT_GT(divergence, 1e-6) << name;
+    EXPECT_NEAR(expected / divergence, 1, 0.02) << name;
+  }
 }
 
 TEST_F(QuantizeCommand, Errors) {

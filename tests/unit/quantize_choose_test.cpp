@@ -87,6 +87,16 @@ TEST(QuantizeChoose, PassesOverFormatsThatAreWorseForMore) {
   EXPECT_EQ((*choose(tensors, 140))[0], 3u);
 }
 
+TEST(QuantizeChoose, ALargeStepIsNotCutOffByCheaperOnes) {
+  // Bytes for the small ones save most at first; then the large one's step no longer fits, though it would save more than they did together.
+  Tensors tensors = {{{DType::Q5_1, 600, 10.0}, {DType::Q8_0, 850, 1.0}}};
+  for (int i = 0; i < 10; ++i) tensors.push_back({{DType::Q4_0, 45, 1.5}, {DType::Q8_0, 55, 1.1}});
+  const auto chosen = choose(tensors, 600 + 450 + 260);
+  EXPECT_EQ((*chosen)[0], 1u);
+  EXPECT_EQ(total(tensors, *chosen).bytes, 600u + 450 + 260);
+  EXPECT_EQ((*choose(tensors, 600 + 450 + 240))[0], 0u);
+}
+
 TEST(QuantizeChoose, ABudgetBelowTheSmallestIsRefused) {
   const Tensors tensors = {{{DType::Q4_0, 100, 1.0}, {DType::Q8_0, 200, 0.5}}, {{DType::Q4_0, 50, 3.0}}};
   const auto chosen = choose(tensors, 149);
