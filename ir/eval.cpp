@@ -169,7 +169,7 @@ class GraphRun {
         round_rows(type.dtype, c.out[i].f.data(), rows.count, rows.size);
       }
     }
-    if (evaluator_.observe) evaluator_.observe(op, c.out);
+    if (evaluator_.observe) evaluator_.observe(op, c.in, c.out);
     for (size_t i = 0; i < op.results.size(); ++i) owned_[op.results[i].get()] = std::move(c.out[i]);
     for (const Value* v : op.operands()) release(v);
     return ok();

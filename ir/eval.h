@@ -28,8 +28,8 @@ class Evaluator {
   /// Kv arguments start empty when absent. Returns the graph's results in order.
   Result<std::vector<Tensor>> run(const Graph& g, const std::map<std::string, Tensor>& inputs,
                                   const std::map<std::string, int64_t>& dims);
-  /// Called with every operation's results when set (bisecting, taps).
-  std::function<void(const Operation&, const std::vector<Tensor>&)> observe;
+  /// Called with every operation's operands and results when set (taps, calibration).
+  std::function<void(const Operation&, const std::vector<const Tensor*>& in, const std::vector<Tensor>& out)> observe;
   /// f32 values of a weight, dequantized once and kept.
   Result<const Tensor*> weight(const Value* w);
 

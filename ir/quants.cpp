@@ -249,6 +249,19 @@ std::optional<DType> dtype_from_gguf(uint32_t type_id) {
   return std::nullopt;
 }
 
+DType fitting_type(DType t, int64_t row) {
+  using enum DType;
+  if (row % int64_t(info(t).block) == 0) return t;
+  switch (t) {
+    case Q2_K: case Q3_K: return fitting_type(Q4_0, row);
+    case Q4_K: return fitting_type(Q5_0, row);
+    case Q5_K: return fitting_type(Q5_1, row);
+    case Q6_K: return fitting_type(Q8_0, row);
+    case IQ4_XS: return fitting_type(IQ4_NL, row);
+    default: return F16;
+  }
+}
+
 void dequantize_row(DType t, const void* source, float* dst, size_t n) {
   Bytes src = static_cast<Bytes>(source);
   if (BlockFn fn = block_fn(t)) {

@@ -27,6 +27,9 @@ std::optional<DType> dtype_from_name(std::string_view name);
 std::optional<DType> dtype_from_gguf(uint32_t type_id);
 inline bool is_float(DType t) { return t == DType::F32 || t == DType::F16 || t == DType::BF16 || t == DType::F64; }
 
+/// `t`, or where a row of `row` elements is no whole number of its blocks the format of smaller blocks that llama.cpp takes.
+DType fitting_type(DType t, int64_t row);
+
 /// What the 4-bit codes of iq4_nl and iq4_xs stand for.
 inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 

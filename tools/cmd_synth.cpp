@@ -1,13 +1,10 @@
 // prism synth: a model of random weights in the shape of a public one, as a GGUF file.
 #include <chrono>
 #include <cstdio>
-#include <mutex>
 
 #include "frontends/gguf/synth.h"
-#include "runtime/fill.h"
-#include "runtime/temporary_file.h"
 #include "tools/commands.h"
-#include "tools/model.h"
+#include "tools/write_model.h"
 
 namespace prism::tools {
 
@@ -35,47 +32,6 @@ void list() {
   printf("\n");
 }
 
-/// The tensors' data is made and written in pieces, by all threads.
-Status write_model(const gguf::File& model, const std::string& path, unsigned threads) {
-  constexpr uint64_t kPieceElements = uint64_t(1) << 19;
-  struct Piece {
-    const gguf::TensorInfo* tensor;
-    uint64_t offset, bytes;
-  };
-  std::vector<Piece> pieces;
-  uint64_t total = 0;
-  for (const gguf::TensorInfo& t : model.tensors()) {
-    const uint64_t most = kPieceElements / ir::info(t.dtype).block * ir::info(t.dtype).bytes;
-    for (uint64_t at = 0; at < t.bytes; at += most) pieces.push_back({&t, at, std::min(most, t.bytes - at)});
-    total += t.bytes;
-  }
-  PRISM_TRY(auto team, rt::ThreadTeam::create(threads));
-  PRISM_TRY(auto file, rt::TemporaryFile::create(path));
-  PRISM_CHECK(file.reserve(model.size()));
-  PRISM_CHECK(file.write(model.bytes()));
-  const rt::Progress progress = stderr_progress();
-  rt::ProgressCounter counter(progress, "writing", total);
-  std::mutex mutex;
-  Status status = ok();
-  std::atomic<bool> failed{false};
-  rt::parallel_for(*team, pieces.size(), [&](size_t i) {
-    if (failed) return;
-    thread_local std::vector<uint8_t> buffer;
-    const Piece& piece = pieces[i];
-    buffer.resize(piece.bytes);
-    model.read(*piece.tensor, piece.offset, buffer);
-    if (Status written = file.write(buffer, piece.tensor->offset + piece.offset); !written) {
-      failed = true;
-      std::lock_guard lock(mutex);
-      status = written;
-      return;
-    }
-    counter.add(piece.bytes);
-  });
-  PRISM_CHECK(status);
-  return file.commit(/*durable=*/false);  // it can be made again
-}
-
 Status run(const Options& o) {
   if (o.list) {
     list();
@@ -87,7 +43,7 @@ Status run(const Options& o) {
   const auto start = std::chrono::steady_clock::now();
   PRISM_TRY(const auto synth, gguf::parse_synth(name));
   PRISM_TRY(const auto model, gguf::File::open(name));
-  PRISM_CHECK(write_model(*model, o.out, o.threads));
+  PRISM_CHECK(write_model(*model, o.out, "writing", o.threads));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   fprintf(stderr, "%s: %s, %llu parameters, %.1f MiB in %.2f s (%.2f GB/s)\n", o.out.c_str(), synth.path().c_str(),
           (unsigned long long)synth.parameters(), double(model->size()) / 1048576, seconds, 1e-9 * double(model->size()) / seconds);

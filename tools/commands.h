@@ -54,5 +54,7 @@ void add_bench(CLI::App& app, Action& chosen);
 void add_inspect(CLI::App& app, Action& chosen);
 void add_synth(CLI::App& app, Action& chosen);
 void add_quality(CLI::App& app, Action& chosen);
+void add_calibrate(CLI::App& app, Action& chosen);
+void add_quantize(CLI::App& app, Action& chosen);
 
 }  // namespace prism::tools

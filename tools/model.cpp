@@ -86,19 +86,6 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   return name;
 }
 
-rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
-  return [file](const rt::Weight& w, std::span<uint8_t> dst) -> Status {
-    auto source = [&](const std::string& name) -> Result<codegen::SourceTensor> {
-      const gguf::TensorInfo* t = file->tensor(name);
-      if (!t) return error(file->name(), ": tensor '", name, "' is missing, expected as a source of weight ", w.name);
-      const auto bytes = file->load(*t);
-      return codegen::SourceTensor{t->dtype, t->shape, bytes.get(),
-                                   [file, bytes](const uint8_t* p, size_t n) { file->forget(p, n); }};
-    };
-    return codegen::fill_weight(w, source, dst);
-  };
-}
-
 /// The model file a .prx refers to: as recorded, or beside the .prx, or made.
 Result<std::shared_ptr<gguf::File>> referenced_model(const rt::ModelReference& model, const std::string& prx, unsigned threads) {
   const fs::path beside = fs::path(prx).parent_path() / fs::path(model.path).filename();
@@ -176,6 +163,19 @@ Result<FileKind> file_kind(const std::string& path) {
   if (in.gcount() == 4 && !memcmp(magic, "GGUF", 4)) return FileKind::Gguf;
   if (in.gcount() == 4 && !memcmp(magic, "PRX1", 4)) return FileKind::Prx;
   return error(path, ": found neither 'GGUF' nor 'PRX1' in its first 4 bytes, expected a GGUF or .prx file");
+}
+
+rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
+  return [file](const rt::Weight& w, std::span<uint8_t> dst) -> Status {
+    auto source = [&](const std::string& name) -> Result<codegen::SourceTensor> {
+      const gguf::TensorInfo* t = file->tensor(name);
+      if (!t) return error(file->name(), ": tensor '", name, "' is missing, expected as a source of weight ", w.name);
+      const auto bytes = file->load(*t);
+      return codegen::SourceTensor{t->dtype, t->shape, bytes.get(),
+                                   [file, bytes](const uint8_t* p, size_t n) { file->forget(p, n); }};
+    };
+    return codegen::fill_weight(w, source, dst);
+  };
 }
 
 // Pieces are hashed on all cores and do not stay in memory.

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "frontends/gguf/tokenizer.h"
-#include "ir/module.h"
+#include "ir/eval.h"
 #include "passes/pass.h"
 #include "runtime/session.h"
 #include "tools/target.h"
@@ -45,6 +45,8 @@ struct CompiledModel {
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& options);
 /// Program of a module as frontends make it; its weights are the module's.
 Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& options);
+/// Packs the tensors of a model file.
+rt::WeightFiller filler(std::shared_ptr<gguf::File> file);
 /// What a .prx without weights records of its model file, so that it runs with no other: every byte counts. 0 threads = all cores.
 Result<rt::ModelReference> reference_to(const gguf::File& file, unsigned threads = 0);
 
@@ -75,8 +77,9 @@ Result<std::unique_ptr<gguf::Tokenizer>> load_tokenizer(const std::string& path)
 /// Prints "what  42%" on a terminal or one line per stage otherwise, once a second has passed.
 rt::Progress stderr_progress();
 
-/// The model as a module evaluated op by op in f32 with an f32 cache; `kv` (--kv) may ask for no other.
-Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path, const std::string& kv);
+using Observer = std::function<void(const ir::Operation&, const std::vector<const ir::Tensor*>& in, const std::vector<ir::Tensor>& out)>;
+/// The model as a module evaluated op by op in f32 with an f32 cache; `kv` (--kv) may ask for no other. `observe` is told of every operation.
+Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path, const std::string& kv, Observer observe = {});
 
 /// The result, its error naming the file it is about.
 template <class T>

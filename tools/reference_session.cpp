@@ -9,7 +9,8 @@ namespace {
 
 class ReferenceSession final : public rt::Session {
  public:
-  ReferenceSession(std::unique_ptr<ir::Module> m) : module_(std::move(m)), evaluator_(*module_) {
+  ReferenceSession(std::unique_ptr<ir::Module> m, Observer observe) : module_(std::move(m)), evaluator_(*module_) {
+    evaluator_.observe = std::move(observe);
     for (const auto& [key, value] : module_->attrs) {
       if (key == "vocab_size") vocab_ = std::get<int64_t>(value);
       if (key == "context_length") context_ = std::get<int64_t>(value);
@@ -83,13 +84,13 @@ class ReferenceSession final : public rt::Session {
 
 }  // namespace
 
-Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path, const std::string& kv) {
+Result<std::unique_ptr<rt::Session>> reference_session(const std::string& path, const std::string& kv, Observer observe) {
   if (!kv.empty() && kv != "f32") return error("--kv: found ", kv, ", expected f32: that is the cache of --reference");
   PRISM_TRY(FileKind kind, file_kind(path));
   if (kind != FileKind::Gguf) return error(path, ": --reference evaluates a model file, expected .gguf");
   PRISM_TRY(auto file, gguf::File::open(path));
   PRISM_TRY(auto module, gguf::build_module(file, {.kv_dtype = ir::DType::F32}));
-  return std::unique_ptr<rt::Session>(std::make_unique<ReferenceSession>(std::move(module)));
+  return std::unique_ptr<rt::Session>(std::make_unique<ReferenceSession>(std::move(module), std::move(observe)));
 }
 
 }  // namespace prism::tools

@@ -20,7 +20,6 @@ namespace {
 constexpr uint64_t kMaxKeyBytes = 65535;
 constexpr uint64_t kMaxNameBytes = 255;
 constexpr uint32_t kMaxDims = 4;
-constexpr uint64_t kDefaultAlignment = 32;
 constexpr uint64_t kMaxAlignment = 1 << 20;
 // The least a metadata entry (key length, key, type, value) and a tensor description can take.
 constexpr uint64_t kMinEntryBytes = 8 + 1 + 4 + 1;

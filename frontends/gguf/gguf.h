@@ -23,6 +23,9 @@ namespace prism::gguf {
 using MetaValue = std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<int64_t>, std::vector<double>,
                            std::vector<bool>, std::vector<std::string_view>>;
 
+/// Of the tensors' data, where the file does not say otherwise.
+inline constexpr uint64_t kDefaultAlignment = 32;
+
 /// A metadata entry as it stands in the file: key, type and value.
 struct RawEntry {
   std::string_view key;

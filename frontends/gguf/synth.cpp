@@ -16,7 +16,6 @@ namespace {
 
 constexpr std::string_view kPrefix = "synth:";
 constexpr std::string_view kFactors = "rope_freqs.weight";
-constexpr uint64_t kAlignment = 32;
 
 constexpr Shape kShapes[] = {
 #define SHAPE(...) {__VA_ARGS__},
@@ -29,20 +28,6 @@ constexpr std::string_view kTypes[] = {"f32",  "f16",  "bf16", "q4_0", "q4_1", "
 std::string_view nearest(std::string_view text, std::span<const std::string_view> names) {
   return *std::ranges::min_element(
       names, {}, [&](std::string_view n) { return llvm::StringRef(text).edit_distance(llvm::StringRef(n)); });
-}
-
-/// The type that llama.cpp takes where a row is no whole number of blocks.
-ir::DType fitting(ir::DType type, int64_t row) {
-  using enum ir::DType;
-  if (row % int64_t(ir::info(type).block) == 0) return type;
-  switch (type) {
-    case Q2_K: case Q3_K: return fitting(Q4_0, row);
-    case Q4_K: return fitting(Q5_0, row);
-    case Q5_K: return fitting(Q5_1, row);
-    case Q6_K: return fitting(Q8_0, row);
-    case IQ4_XS: return fitting(IQ4_NL, row);
-    default: return F16;
-  }
 }
 
 /// A matrix's type in q4_k_m. `layer` is -1 outside the blocks.
@@ -62,7 +47,7 @@ class TensorList {
 
   void matrix(const std::string& name, int64_t rows, int64_t columns) {
     const auto plain = ir::dtype_from_name(synth_.type);
-    add(name, fitting(plain ? *plain : mixed_type(synth_.shape, name, layer_), columns), {rows, columns});
+    add(name, ir::fitting_type(plain ? *plain : mixed_type(synth_.shape, name, layer_), columns), {rows, columns});
   }
   void vector(const std::string& name, int64_t size) { add(name, ir::DType::F32, {size}); }
   void table(const std::string& name, int64_t rows, int64_t columns) { add(name, ir::DType::F32, {rows, columns}); }
@@ -112,7 +97,7 @@ class TensorList {
     for (int64_t n : shape) elements *= uint64_t(n);
     const uint64_t bytes = elements / ir::info(type).block * ir::info(type).bytes;
     tensors.push_back({name, type, std::move(shape), end_, bytes});
-    end_ = round_up(end_ + bytes, kAlignment);
+    end_ = round_up(end_ + bytes, kDefaultAlignment);
   }
 
   const Synth& synth_;

@@ -1,78 +1,12 @@
 // The header of a synthetic model: what llama.cpp's converter writes for the architecture, with a made-up vocabulary.
+#include "frontends/gguf/header_writer.h"
 #include "frontends/gguf/synth.h"
-#include "runtime/base/checked.h"
 
 namespace prism::gguf {
 namespace {
 
-constexpr uint64_t kAlignment = 32;
 /// Goes up when the same path comes to mean other values, so that nothing made of the old ones is taken for the new.
 constexpr std::string_view kEdition = "1";
-
-class HeaderWriter {
- public:
-  void u32(std::string_view key, int64_t value) { scalar(key, 4, uint32_t(value)); }
-  void f32(std::string_view key, double value) { scalar(key, 6, float(value)); }
-  void boolean(std::string_view key, bool value) { scalar(key, 7, uint8_t(value)); }
-  void string(std::string_view key, std::string_view value) {
-    start(key, 8);
-    put_string(entries_, value);
-  }
-  void ints(std::string_view key, std::span<const int32_t> values) {
-    array(key, 5, values.size());
-    for (int32_t v : values) put(entries_, v);
-  }
-  void strings(std::string_view key, std::span<const std::string> values) {
-    array(key, 8, values.size());
-    for (const std::string& v : values) put_string(entries_, v);
-  }
-  void tensor(const TensorInfo& t) {
-    ++tensor_count_;
-    put_string(tensors_, t.name);
-    put(tensors_, uint32_t(t.shape.size()));
-    for (auto dim = t.shape.rbegin(); dim != t.shape.rend(); ++dim) put(tensors_, uint64_t(*dim));
-    put(tensors_, uint32_t(ir::info(t.dtype).gguf_type));
-    put(tensors_, t.offset);
-  }
-  std::string finish() const {
-    std::string out = "GGUF";
-    put(out, uint32_t(3));
-    put(out, tensor_count_);
-    put(out, entry_count_);
-    out += entries_;
-    out += tensors_;
-    out.resize(round_up(out.size(), kAlignment));
-    return out;
-  }
-
- private:
-  template <class T>
-  static void put(std::string& out, const T& value) {
-    out.append(reinterpret_cast<const char*>(&value), sizeof(T));
-  }
-  static void put_string(std::string& out, std::string_view text) {
-    put(out, uint64_t(text.size()));
-    out += text;
-  }
-  void start(std::string_view key, uint32_t type) {
-    ++entry_count_;
-    put_string(entries_, key);
-    put(entries_, type);
-  }
-  template <class T>
-  void scalar(std::string_view key, uint32_t type, T value) {
-    start(key, type);
-    put(entries_, value);
-  }
-  void array(std::string_view key, uint32_t type, uint64_t count) {
-    start(key, 9);
-    put(entries_, type);
-    put(entries_, count);
-  }
-
-  uint64_t tensor_count_ = 0, entry_count_ = 0;
-  std::string entries_, tensors_;
-};
 
 /// Byte-level BPE without merges: a prompt becomes its bytes, and what the model says is mostly words like " kopita".
 void write_vocabulary(HeaderWriter& w, int64_t size) {
@@ -143,7 +77,7 @@ std::string synth_header(const Synth& synth) {
     }
   }
   write_vocabulary(w, s.vocab);
-  for (const TensorInfo& t : synth.tensors()) w.tensor(t);
+  for (const TensorInfo& t : synth.tensors()) w.tensor(t.name, t.dtype, t.shape);
   return w.finish();
 }
 
