@@ -19,7 +19,7 @@ namespace prism::tools {
 /// What --kv chooses.
 struct KvChoice {
   ir::DType dtype = ir::DType::F16;
-  std::string bits;       ///< of demoted positions, as plan-kv-compression takes them; empty: none are
+  std::string bits = {};  ///< of demoted positions, as plan-kv-compression takes them; empty: none are
 };
 
 struct CompileOptions {
