@@ -37,11 +37,26 @@ run() {
   runs+=("$name" "$results" "$status")
 }
 
-run "unit tests" "$root/build/results-unit.json" \
-  "$root/build/prism_tests" --gtest_brief=1 --gtest_output="json:$root/build/results-unit.json"
-run "unit tests, sanitized" "$root/build-asan/results-unit.json" \
-  "$root/build-asan/prism_tests" --gtest_brief=1 --gtest_filter='-*ReferenceEvaluation.*' \
-  --gtest_output="json:$root/build-asan/results-unit.json"
+# run_units NAME FOLDER ARGUMENTS...: the unit tests in as many processes as there are cores, each with its part and a cache of its own.
+run_units() {
+  local name=$1 folder=$2 shards part status jobs=()
+  shift 2
+  shards=$(nproc)
+  say "--- $name, in $shards parts"
+  for ((part = 0; part < shards; ++part)); do
+    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$part PRISM_CACHE=$PRISM_CACHE/$part \
+      "$folder/prism_tests" --gtest_brief=1 --gtest_output="json:$folder/results-unit-$part.json" "$@" >&2 &
+    jobs+=($!)
+  done
+  for ((part = 0; part < shards; ++part)); do
+    status=0
+    wait "${jobs[part]}" || status=$?
+    runs+=("$name, part $((part + 1))" "$folder/results-unit-$part.json" "$status")
+  done
+}
+
+run_units "unit tests" "$root/build"
+run_units "unit tests, sanitized" "$root/build-asan" --gtest_filter='-*ReferenceEvaluation.*'
 run "text tests" "$root/build/results-lit.json" \
   python3 /usr/lib/llvm-19/build/utils/lit/lit.py -q -o "$root/build/results-lit.json" \
   --param build="$root/build" "$root/tests"
