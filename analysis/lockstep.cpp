@@ -78,7 +78,8 @@ class Lockstep {
       if (end == context.size()) break;  // nothing reads the cache any more
       PRISM_CHECK(for_each_runner([&](Runner& r) {
         if (!r.fed) return ok();
-        r.session->rewind(int64_t(begin));
+        if (r.session->rewind(int64_t(begin)) < int64_t(begin))
+          return Status(error("a compressed cache cannot take back a chunk of ", end - begin, " ids as prompts need it to (see --chunk, --no-noise); expected at most 16"));
         return r.session->feed(context.subspan(begin, end - begin));
       }));
     }

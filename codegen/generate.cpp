@@ -33,7 +33,7 @@ namespace {
 
 bool is_anchor(ir::Op op) {
   using ir::Op;
-  return op == Op::Linear || op == Op::FlashAttention || op == Op::KvAppend || op == Op::Embedding || op == Op::Conv2d || op == Op::Matmul;
+  return op == Op::Linear || op == Op::FlashAttention || op == Op::KvAppend || op == Op::KvDemote || op == Op::Embedding || op == Op::Conv2d || op == Op::Matmul;
 }
 
 /// "linear(q8a[1,576], q4_1[576,576]{rows16}), add": ops that only rename elements are left out.
@@ -65,6 +65,10 @@ class Generator {
     p_.producer = "prism " PRISM_VERSION;
     for (const auto& [symbol, range] : m_.dims) p_.dims.push_back(symbol);
     p_.dims.push_back("ctx");
+    if (compressed()) {
+      p_.dims.insert(p_.dims.end(), {rt::kDemotedDim, rt::kDemoteDim});
+      p_.required_features.push_back(rt::kKvPagesFeature);
+    }
     for (const auto& [key, value] : m_.attrs) {
       if (key == "context_length") p_.context_length = std::get<int64_t>(value);
       if (key == "vocab_size") p_.vocab = std::get<int64_t>(value);
@@ -78,6 +82,13 @@ class Generator {
   }
 
  private:
+  bool compressed() const {
+    for (const auto& g : m_.graphs)
+      for (const auto& a : g->args)
+        if (a->type.is_compressed()) return true;
+    return false;
+  }
+
   Result<int64_t> attr_int(const std::string& key) {
     for (const auto& [k, v] : m_.attrs)
       if (k == key)
@@ -128,6 +139,7 @@ class Generator {
   /// GPU kernels multiply keys and values as they are copied, in f16.
   Status cache_type(const ir::Value& kv) const {
     const ir::DType t = kv.type.dtype;
+    if (gpu() && kv.type.is_compressed()) return error("KV cache %", kv.name, " (see --kv): found ", kv.type.str(), ", expected f16: GPUs have no compressed caches yet");
     if (t == ir::DType::F16 || (!gpu() && (t == ir::DType::BF16 || t == ir::DType::F32))) return ok();
     return error("KV cache %", kv.name, " (see --kv): found ", ir::info(t).name, ", expected f16", gpu() ? ", the only type on GPUs" : ", bf16 or f32");
   }
@@ -135,9 +147,10 @@ class Generator {
   /// Attention has memory for the tokens that it says there can be.
   Status most_tokens(const ir::Graph& g, const ir::Operation& kernel) const {
     for (const ir::Operation& o : kernel.body->ops) {
-      if (o.op != ir::Op::FlashAttention) continue;
-      const int64_t most = o.operand(0)->type.dim(0).bounds(passes::entry_ranges(m_, g)).hi, said = o.attr<int64_t>("most_tokens");
-      if (said < most) return error("graph @", g.name, ": flash_attention: most_tokens: found ", said, ", expected at least ", most);
+      const bool append = o.op == ir::Op::KvAppend && o.result()->type.is_compressed();
+      if (o.op != ir::Op::FlashAttention && !append) continue;
+      const int64_t most = o.operand(append ? 1 : 0)->type.dim(0).bounds(passes::entry_ranges(m_, g)).hi, said = o.attr<int64_t>("most_tokens");
+      if (said < most) return error("graph @", g.name, ": ", ir::info(o.op).mnemonic, ": most_tokens: found ", said, ", expected at least ", most);
     }
     return ok();
   }
@@ -167,7 +180,7 @@ class Generator {
         PRISM_CHECK(cache_type(*a));
         const uint32_t layer = uint32_t(kv_layer.size());
         kv_layer[a.get()] = layer;
-        rt::KvLayer spec{std::string(ir::info(a->type.dtype).name), *a->type.dim(1).constant(), *a->type.dim(2).constant(), 0};
+        rt::KvLayer spec{std::string(ir::info(a->type.dtype).name), *a->type.dim(1).constant(), *a->type.dim(2).constant(), 0, a->type.key_bits, a->type.value_bits};
         if (p_.kv.size() <= layer) p_.kv.push_back(spec);
         continue;
       }

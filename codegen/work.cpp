@@ -5,6 +5,7 @@
 #include "codegen/expr.h"
 #include "codegen/generate.h"
 #include "ir/op_info.h"
+#include "runtime/base/kv_pages.h"
 
 namespace prism::codegen {
 namespace {
@@ -72,6 +73,7 @@ class Counter {
         const ir::Type& k = op.operand(1)->type;
         return add(elements(op.result()->type) * k.dim(1) * k.dim(2) * k.dim(3) * Dim(2));
       }
+      case Op::KvDemote: return;   // most steps have none to do
       case Op::KvAppend: {
         const ir::Type& kv = op.operand(0)->type;
         kv_ = kv_ + expression_(op.operand(1)->type.dim(0) * position_bytes(kv));
@@ -104,7 +106,12 @@ class Counter {
   }
 
   /// A key and a value of every head.
-  static Dim position_bytes(const ir::Type& kv) { return kv.dim(1) * kv.dim(2) * Dim(2 * int64_t(ir::info(kv.dtype).bytes)); }
+  static Dim position_bytes(const ir::Type& kv) {
+    if (!kv.is_compressed()) return kv.dim(1) * kv.dim(2) * Dim(2 * int64_t(ir::info(kv.dtype).bytes));
+    int64_t page = 0;   // the few exact positions are counted like the others
+    for (const bool keys : {true, false}) page += rt::KvPlane{*kv.dim(1).constant(), *kv.dim(2).constant(), 2, keys ? kv.key_bits : kv.value_bits, keys}.page_bytes();
+    return page / rt::kKvPage;
+  }
   void add(Dim n) { operations_ = operations_ + expression_(n); }
 
   const ir::Operation& kernel_;

@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "ir/kv_pages.h"
 #include "runtime/base/checked.h"
 
 namespace prism::ir {
@@ -46,7 +47,9 @@ Result<Shape> parse_shape(std::string_view text) {
 
 std::string Type::str() const {
   const std::string name(info(dtype).name);
-  std::string out = (is_kv() ? "kv<" + name + ">" : name) + "[" + shape_str(shape) + "]";
+  std::string bits;
+  if (is_compressed()) bits = ",k" + std::to_string(key_bits) + "v" + std::to_string(value_bits);
+  std::string out = (is_kv() ? "kv<" + name + bits + ">" : name) + "[" + shape_str(shape) + "]";
   if (layout != Layout::RowMajor) out += "{" + std::string(layout_name(layout)) + "}";
   return out;
 }
@@ -63,6 +66,13 @@ Result<Type> Type::parse(std::string_view text) {
   if (name.starts_with("kv<") && name.ends_with(">")) {
     t.kind = TypeKind::Kv;
     name = name.substr(3, name.size() - 4);
+    if (const size_t comma = name.find(','); comma != name.npos) {
+      const auto bits = KvBits::parse(name.substr(comma + 1));
+      if (!bits) return fail(bits.message());
+      t.key_bits = bits->key;
+      t.value_bits = bits->value;
+      name = name.substr(0, comma);
+    }
   }
   const auto dtype = dtype_from_name(name);
   if (!dtype) return fail("a known element type");

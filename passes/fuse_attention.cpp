@@ -14,6 +14,12 @@ namespace {
 
 constexpr int64_t kKeyBlock = 32;  // two of the cache's blocks of 16 positions, a column of matrix registers
 
+void most_tokens(Operation& append, int64_t rows) {
+  append.attrs["most_tokens"] = rows;
+  for (const Use& u : append.result()->uses)
+    if (u.op->op == Op::KvDemote) u.op->attrs["most_tokens"] = rows;
+}
+
 }  // namespace
 
 Status fuse_attention(Module& m, const Options& options) {
@@ -21,6 +27,8 @@ Status fuse_attention(Module& m, const Options& options) {
   if (tile_k % kKeyBlock) return error("option tile_k: found ", tile_k, ", expected a multiple of ", kKeyBlock);
   for (const auto& g : m.graphs)
     for (Operation& op : llvm::make_early_inc_range(g->ops)) {
+      // A compressed cache is fed in another way when there can be many tokens.
+      if (op.op == Op::KvAppend && op.result()->type.is_compressed()) most_tokens(op, op.operand(1)->type.dim(0).bounds(entry_ranges(m, *g)).hi);
       if (op.op != Op::Attention) continue;
       const int64_t window = op.attr<int64_t>("window");
       const int64_t rows = op.operand(0)->type.dim(0).bounds(entry_ranges(m, *g)).hi;

@@ -2,8 +2,8 @@
 // constants are copied). The kinds of kernels, which are those code generation knows:
 //   linear     a linear and what follows for the same rows: bias, residual, activation, glu, scale, q8a or bf16
 //   product    a conv2d or matmul and the elementwise ops and batch_norm of the same shape that follow
-//   append     split, norm, rope of q, k and v, and kv_append
-//   attention  flash_attention, its heads side by side, q8a
+//   append     split, norm, rope, hadamard of q, k and v, and kv_append
+//   attention  flash_attention, hadamard, its heads side by side, q8a
 //   row-wise   any connected group of elementwise ops, norms, softmax, q8a, embedding over the same rows; `tail` starts
 //   one single     anything else
 
@@ -32,6 +32,7 @@ class Fuser {
     for_each(Op::Conv2d, &Fuser::fuse_product);
     for_each(Op::Matmul, &Fuser::fuse_product);
     for_each(Op::KvAppend, &Fuser::fuse_append);
+    for_each(Op::KvDemote, &Fuser::fuse_nothing);
     for_each(Op::FlashAttention, &Fuser::fuse_attention);
     for (Operation& op : graph_.ops) fuse_rows(&op);
     clusters_.outline();
@@ -104,6 +105,7 @@ class Fuser {
       case Op::Reshape:
       case Op::Rope:
       case Op::Scale:
+      case Op::Hadamard:
         return true;
       case Op::Cast:
         return is_narrowing(op) && op.result()->type.rank() == 3;
@@ -122,7 +124,9 @@ class Fuser {
   void fuse_append(Operation* append) {
     llvm::SetVector<Operation*> region;
     region.insert(append);
-    for (const Use& u : append->result()->uses) {
+    const Value* cache = append->result();
+    if (const Operation* demote = only_user(cache); demote && demote->op == Op::KvDemote) cache = demote->result();
+    for (const Use& u : cache->uses) {
       if (u.op->op != Op::FlashAttention) continue;
       Operation* query = u.op->operand(0)->def;
       if (query && !claimed(query) && belongs_to_append(*query)) region.insert(query);
@@ -141,8 +145,11 @@ class Fuser {
     claim(region.getArrayRef());
   }
 
+  void fuse_nothing(Operation* op) { claim({op}); }
+
   void fuse_attention(Operation* op) {
     claim({op});
+    if (Operation* rotation = only_user(op->result()); rotation && rotation->op == Op::Hadamard && !claimed(rotation) && claim({op, rotation})) op = rotation;
     Operation* heads = only_user(op->result());
     if (!heads || heads->op != Op::Reshape || rows_of(heads->result()->type) != op->result()->type.dim(0)) return;
     if (!claim({op, heads})) return;

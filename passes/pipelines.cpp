@@ -43,6 +43,7 @@ Status check_option(const PassInfo& pass, llvm::StringRef key, llvm::StringRef v
                      "', expected a positive integer");
       return ok();
     }
+    if (kinds == "text") return ok();  // the pass checks it
     llvm::SmallVector<llvm::StringRef> words;
     kinds.split(words, '|');
     if (!llvm::is_contained(words, value))

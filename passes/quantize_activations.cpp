@@ -67,6 +67,11 @@ class Quantizer {
     const Operation* heads = only_user(old);
     Builder b(&graph_, &op);
     Value* narrow = b.FlashAttention({narrow_q, op.operand(1)}, op.attrs, old->name + ".bf16");
+    if (heads && heads->op == Op::Hadamard) {
+      old = heads->result();
+      narrow = b.Hadamard({narrow}, {}, old->name + ".bf16");
+      heads = only_user(old);
+    }
     if (heads && heads->op == Op::Reshape) {
       old = heads->result();
       narrow = b.Reshape({narrow}, heads->attrs, old->name + ".bf16");

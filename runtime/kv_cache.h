@@ -24,7 +24,9 @@ class KvLayout {
  private:
   std::string dtype_;
   std::vector<uint64_t> planes_;  // offsets of K and V of each layer
-  uint64_t bytes_ = 0, bytes_per_position_ = 0, f32_bytes_per_position_ = 0;
+  uint64_t bytes_ = 0, f32_bytes_per_position_ = 0;
+  uint64_t bytes_per_position_ = 0;               // of layers that are not compressed
+  uint64_t exact_bytes_ = 0, page_bytes_ = 0;     // of those that are: of the exact positions, of a page
 };
 
 /// "llama: KV cache of 4096 positions (see --ctx)": begins error messages about its memory.

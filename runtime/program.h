@@ -113,12 +113,23 @@ struct Weight {
 };
 
 /// One layer of the KV cache. K: [heads][capacity/16][head_size][16], V: [heads][capacity][head_size], of f16, bf16 or f32;
-/// capacity (the dim "ctx") is a multiple of 64.
+/// capacity (the dim "ctx") is a multiple of 64. A layer with bits is compressed and laid out as runtime/base/kv_pages.h says; `dtype` is
+/// that of its newest positions.
 struct KvLayer {
   std::string dtype;
   int64_t heads = 0, head_size = 0;
   int64_t window = 0;         ///< > 0: only the last `window` positions are read
+  int64_t key_bits = 0, value_bits = 0;
+
+  bool compressed() const { return key_bits > 0; }
+  std::string name() const { return compressed() ? "k" + std::to_string(key_bits) + "v" + std::to_string(value_bits) : dtype; }
 };
+
+/// Dims that programs with a compressed layer have beside "ctx": pages demoted before the step, and by it.
+constexpr const char* kDemotedDim = "demoted";
+constexpr const char* kDemoteDim = "demote";
+/// The feature that they require of what runs them.
+constexpr const char* kKvPagesFeature = "kv-pages";
 
 /// The file the weights come from when they are not in the executable.
 struct ModelReference {

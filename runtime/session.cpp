@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "runtime/base/checked.h"
+#include "runtime/base/kv_pages.h"
 #include "runtime/executor.h"
 #include "runtime/prx_format.h"
 
@@ -14,7 +15,7 @@ constexpr int64_t kDefaultContext = 4096;
 
 /// Where the dims a language model has stand in Program::dims.
 struct DimIndices {
-  std::optional<size_t> seq, past, out, ctx;
+  std::optional<size_t> seq, past, out, ctx, demoted, demote;
 };
 
 Result<DimIndices> find_dims(const Program& p, const std::string& name) {
@@ -24,7 +25,9 @@ Result<DimIndices> find_dims(const Program& p, const std::string& name) {
     else if (p.dims[i] == "past") found.past = i;
     else if (p.dims[i] == "out") found.out = i;
     else if (p.dims[i] == "ctx") found.ctx = i;
-    else return error(name, ": dims: found ", quoted(p.dims[i]), ", expected only seq, past, out and ctx");
+    else if (p.dims[i] == kDemotedDim) found.demoted = i;
+    else if (p.dims[i] == kDemoteDim) found.demote = i;
+    else return error(name, ": dims: found ", quoted(p.dims[i]), ", expected only seq, past, out, ctx, ", kDemotedDim, " and ", kDemoteDim);
   }
   return found;
 }
@@ -106,9 +109,12 @@ class LanguageSession final : public Session {
     return ok();
   }
 
-  void rewind(int64_t positions) override {
+  int64_t rewind(int64_t positions) override {
     position_ = std::clamp<int64_t>(positions, 0, position_);
+    if (!kept(position_)) position_ = 0;
+    if (position_ == 0) reached_ = 0;
     last_ = nullptr;
+    return position_;
   }
   int64_t position() const override { return position_; }
   KvStats kv_stats() const override { return executor_->kv_stats(position_, capacity_); }
@@ -261,6 +267,8 @@ class LanguageSession final : public Session {
     set(at_.past, past);
     set(at_.out, out);
     set(at_.ctx, round_up_context(capacity_));
+    set(at_.demoted, demoted_pages(past));
+    set(at_.demote, demoted_pages(past + seq) - demoted_pages(past));
   }
 
   Status run(const Step& step, std::span<const int32_t> ids, int64_t out) {
@@ -268,7 +276,15 @@ class LanguageSession final : public Session {
     PRISM_CHECK(executor_->write(step.ids, {reinterpret_cast<const uint8_t*>(ids.data()), ids.size_bytes()}));
     PRISM_CHECK(executor_->run(*step.entry, dims_));
     position_ += int64_t(ids.size());
+    reached_ = std::max(reached_, position_);
     return ok();
+  }
+
+  /// Can a step begin at `positions`, after the cache has held `reached_`? What it reads exactly must still be there.
+  bool kept(int64_t positions) const {
+    if (!at_.demoted || positions == 0) return true;
+    const int64_t groups = ceil_div(reached_, kKvGroup) - demoted_pages(positions) * (kKvPage / kKvGroup);
+    return groups <= kKvRing;
   }
 
   Result<std::span<const float>> rows(const Step& step, size_t count) const {
@@ -282,6 +298,7 @@ class LanguageSession final : public Session {
   int64_t vocab_ = 0;
   int64_t capacity_ = 0;  // positions that may be used; the planes hold a multiple of 64
   int64_t position_ = 0;
+  int64_t reached_ = 0;   // the most positions since the cache was empty
   DimIndices at_;
   std::vector<int64_t> dims_;
   Step prefill_, decode_, verify_;

@@ -24,6 +24,7 @@ struct SessionOptions {
 struct KvStats {
   std::string dtype;         ///< of the first layer
   int64_t positions = 0, capacity = 0;
+  int64_t demoted = 0;       ///< positions that a compressed cache has in few bits
   uint64_t bytes_used = 0, bytes_allocated = 0;
   uint64_t bytes_per_position = 0;
   uint64_t bytes_f32 = 0;    ///< what the positions in use would take as f32
@@ -46,7 +47,9 @@ class Session {
   virtual Result<int32_t> sample(Sampler& sampler);
   /// As a step for each id, several at once: calls `row(i, logits)` in order.
   virtual Status score(std::span<const int32_t> ids, const std::function<void(size_t, std::span<const float>)>& row) = 0;
-  virtual void rewind(int64_t positions) = 0;  ///< forget all positions from `positions` on
+  /// Forgets all positions from `positions` on. Returns those that are left: fewer, none at all, if a compressed cache has demoted what
+  /// they would read exactly; the last 16 can always be taken back.
+  virtual int64_t rewind(int64_t positions) = 0;
   virtual int64_t position() const = 0;
   virtual KvStats kv_stats() const = 0;
   /// What `count` ids from `position` on make a session move and compute at least, fed, stepped or scored. Zeros: unknown.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "runtime/base/kv_pages.h"
 #include "runtime/cpu.h"
 #include "runtime/prx_format.h"
 
@@ -121,7 +122,14 @@ class Validator {
       return error(file_, ": ", what, ": found dtype ", quoted(l.dtype), ", expected \"f16\", \"bf16\" or \"f32\"");
     PRISM_CHECK(range(what + ": heads", l.heads, 1, kMaxKvHeads));
     PRISM_CHECK(range(what + ": head size", l.head_size, 1, kMaxKvHeadSize));
-    return range(what + ": window", l.window, 0, kMaxDim);
+    PRISM_CHECK(range(what + ": window", l.window, 0, kMaxDim));
+    if (!l.key_bits && !l.value_bits) return ok();
+    PRISM_CHECK(range(what + ": bits of keys", l.key_bits, kKvLeastBits, kKvMostBits));
+    PRISM_CHECK(range(what + ": bits of values", l.value_bits, kKvLeastBits, kKvMostBits));
+    if (l.head_size % 32) return error(file_, ": ", what, ": head size: found ", l.head_size, ", expected a multiple of 32 where keys have bits");
+    for (const char* dim : {kDemotedDim, kDemoteDim})
+      if (std::find(p_.dims.begin(), p_.dims.end(), dim) == p_.dims.end()) return error(file_, ": ", what, ": found no dim ", quoted(dim), ", expected one");
+    return ok();
   }
 
   Status entry(const EntryPoint& e) const {

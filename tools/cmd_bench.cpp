@@ -60,8 +60,15 @@ std::vector<int32_t> some_ids(int64_t n, int64_t vocab) {
   return v;
 }
 
+/// As many positions as `depth`; a compressed cache may have to begin anew.
+Status stand_at(rt::Session& session, int64_t depth, int64_t vocab) {
+  const int64_t left = session.rewind(depth);
+  return left < depth ? session.feed(some_ids(depth - left, vocab)) : ok();
+}
+
 /// One round of a row; the session stands at its depth before and after.
-Status measure(rt::Session& session, rt::Sampler& greedy, Row& row, std::span<const int32_t> ids, bool count) {
+Status measure(rt::Session& session, rt::Sampler& greedy, Row& row, int64_t tokens, int64_t vocab, bool count) {
+  const std::vector<int32_t> ids = some_ids(tokens, vocab);
   const auto start = std::chrono::steady_clock::now();
   switch (row.how) {
     case How::Feed:
@@ -77,8 +84,7 @@ Status measure(rt::Session& session, rt::Sampler& greedy, Row& row, std::span<co
     case How::Score: PRISM_CHECK(session.score(ids, [](size_t, std::span<const float>) {})); break;
   }
   if (count) row.rates.push_back(double(ids.size()) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  session.rewind(row.depth);
-  return ok();
+  return stand_at(session, row.depth, vocab);
 }
 
 /// All rows of some threads; those of a depth take turns.
@@ -89,7 +95,7 @@ Status measure_rows(const Options& o, const std::shared_ptr<rt::Executable>& exe
   const int64_t vocab = executable->program().vocab;
   for (const int64_t depth : o.depths) {
     session->rewind(0);
-    if (depth > 0) PRISM_CHECK(session->feed(some_ids(depth, vocab)));
+    PRISM_CHECK(stand_at(*session, depth, vocab));
     std::vector<Row> here;
     for (const int64_t n : o.prompts)
       if (n > 0) here.push_back({How::Feed, n, depth, threads});
@@ -100,11 +106,11 @@ Status measure_rows(const Options& o, const std::shared_ptr<rt::Executable>& exe
     for (Row& row : here) {
       PRISM_TRY(row.amounts, session->amounts(depth, row.tokens, row.how));
       const int64_t warm_up = row.how == How::Step ? std::min<int64_t>(row.tokens, 8) : row.tokens;  // a prompt's cache is in memory then
-      PRISM_CHECK(measure(*session, greedy, row, some_ids(warm_up, vocab), false));
+      PRISM_CHECK(measure(*session, greedy, row, warm_up, vocab, false));
     }
     if (profile) profile->clear();
     for (unsigned r = 0; r < o.repeats; ++r)
-      for (Row& row : here) PRISM_CHECK(measure(*session, greedy, row, some_ids(row.tokens, vocab), true));
+      for (Row& row : here) PRISM_CHECK(measure(*session, greedy, row, row.tokens, vocab, true));
     rows.insert(rows.end(), here.begin(), here.end());
   }
   return ok();
@@ -184,7 +190,7 @@ Status run(const Options& o) {
   for (const unsigned threads : o.threads) PRISM_CHECK(measure_rows(o, model.executable, threads, o.profile.empty() ? nullptr : &profile, rows));
   if (!o.profile.empty()) PRISM_CHECK(report_profile(profile, p, o.profile));
   PRISM_TRY(auto architecture, model.metadata->get_string("general.architecture", "unknown"));
-  const std::string kv = p.kv.empty() ? "" : p.kv[0].dtype;
+  const std::string kv = p.kv.empty() ? "" : p.kv[0].name();
   if (o.json) {
     json out = {{"model", p.name}, {"architecture", architecture}, {"isa", p.codes.at(0).isa}, {"kv_dtype", kv}, {"weight_bytes", p.weight_bytes}, {"load_ms", model.load_seconds * 1e3},
                 {"limits", json::array()}, {"rows", json::array()}};

@@ -39,7 +39,7 @@ std::string kernel_table(const std::vector<codegen::KernelReport>& kernels, cons
 Status run(Options o) {
   const auto start = std::chrono::steady_clock::now();
   PRISM_TRY(o.compile.target, parse_target(o.target));
-  o.compile.kv_dtype = parse_kv(o.kv);
+  o.compile.kv = parse_kv(o.kv);
   if (!o.kernels.empty() && o.compile.target.device != "cuda")
     return error("--kernels: found target ", o.compile.target.device, ", expected cuda: other kernels have no registers to show");
   PRISM_TRY(auto file, gguf::File::open(o.model));

@@ -74,7 +74,7 @@ Status inspect_prx(const std::string& path) {
   for (const rt::Code& c : p.codes) printf("code           %s, isa %s, %s\n", c.target.c_str(), c.isa.c_str(), c.format.c_str());
   if (p.weights_embedded) printf("weights        embedded, %.1f MiB in %zu tensors\n", double(p.weight_bytes) / 1048576, p.weights.size());
   else printf("weights        packed on load from %s, %.1f MiB in %zu tensors\n", printable(p.model.path, 1000).c_str(), double(p.weight_bytes) / 1048576, p.weights.size());
-  if (!p.kv.empty()) printf("kv cache       %zu layers, %s, %lld heads of %lld\n", p.kv.size(), p.kv[0].dtype.c_str(), (long long)p.kv[0].heads, (long long)p.kv[0].head_size);
+  if (!p.kv.empty()) printf("kv cache       %zu layers, %s, %lld heads of %lld\n", p.kv.size(), p.kv[0].name().c_str(), (long long)p.kv[0].heads, (long long)p.kv[0].head_size);
   printf("\nentry points\n");
   for (const rt::EntryPoint& e : p.entries) {
     printf("  %s: %zu launches, arena %.2f MiB", e.name.c_str(), e.launches.size(), double(e.arena_bytes) / 1048576);

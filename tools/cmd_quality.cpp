@@ -208,7 +208,7 @@ Status run(const Options& o) {
   report.model = p.name;
   PRISM_TRY(report.architecture, sides[0].model.metadata->get_string("general.architecture", "unknown"));
   report.isa = p.codes.at(0).isa;
-  report.base = o.reference ? "reference evaluator in f32" : "KV cache in " + (p.kv.empty() ? std::string("nothing") : p.kv[0].dtype);
+  report.base = o.reference ? "reference evaluator in f32" : "KV cache in " + (p.kv.empty() ? std::string("nothing") : p.kv[0].name());
   for (size_t i = o.reference ? 0 : 1; i < sides.size(); ++i) report.variants.push_back(sides[i].name);
   report.noise = noise;
   report.context = context;
@@ -231,8 +231,8 @@ void add_quality(CLI::App& app, Action& chosen) {
   c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
   c->add_option("--text", o->text, "File of UTF-8 text, - for standard input")->required();
   auto* against = c->add_option("--against", o->against, "The variant: passes as --pipeline takes them, or another GGUF or .prx file with the same tokenizer");
-  c->add_option("--against-kv", o->against_kv, "Element type of the variant's KV cache; for several variants several, for example f16,bf16")
-      ->delimiter(',')->allow_extra_args(false)->check(kv_types());
+  c->add_option("--against-kv", o->against_kv, "Element type of the variant's KV cache, or bits as --kv takes them; for several variants several, for example bf16,k8v8,k4v3")
+      ->delimiter(',')->allow_extra_args(false)->check(kv_type);
   auto* each_pass = c->add_flag("--each-pass", o->each_pass, "The variants: the pipeline with the passes that reduce precision switched on one after the other, against none of them");
   auto* reference = c->add_flag("--reference", o->reference, "Compare with the reference evaluator (f32, slow); without --against, the compiled model is the variant");
   auto* noise_only = c->add_flag("--noise-only", o->noise_only, "No variant, only the noise: the model against itself, its context read the other way (see --prompt)");

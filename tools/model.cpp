@@ -74,7 +74,8 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   const std::string target = o.target.text();
   add(target.data(), target.size());
   add(o.pipeline.data(), o.pipeline.size());
-  add(&o.kv_dtype, sizeof o.kv_dtype);
+  add(&o.kv.dtype, sizeof o.kv.dtype);
+  add(o.kv.bits.data(), o.kv.bits.size());
   add(f.bytes().data(), size_t(f.header_bytes()));
   if (!f.is_made())
     for (const gguf::TensorInfo& t : f.tensors()) add(f.data(t), size_t(std::min<uint64_t>(t.bytes, 256)));
@@ -194,7 +195,8 @@ Result<rt::ModelReference> reference_to(const gguf::File& f, unsigned threads) {
 
 Result<std::vector<passes::PipelineStep>> pipeline_of(const CompileOptions& o) {
   const rt::Isa isa = o.isa.empty() ? rt::best_isa() : rt::isa_from_name(o.isa).value();  // checked by the option
-  return passes::parse_pipeline(o.pipeline.empty() ? codegen::default_pipeline(o.target.device, isa) : o.pipeline);
+  const std::string compression = o.kv.bits.empty() ? "" : "plan-kv-compression{bits=" + o.kv.bits + "},";
+  return passes::parse_pipeline(compression + (o.pipeline.empty() ? codegen::default_pipeline(o.target.device, isa) : o.pipeline));
 }
 
 Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
@@ -227,11 +229,15 @@ Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
   return program;
 }
 
-ir::DType parse_kv(const std::string& kv) { return ir::dtype_from_name(kv.empty() ? "f16" : kv).value(); }  // checked by the option
+KvChoice parse_kv(const std::string& kv) {
+  if (kv.empty()) return {};
+  if (const auto dtype = ir::dtype_from_name(kv)) return {*dtype, {}};
+  return {ir::DType::F16, kv};
+}
 
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {
   const std::jthread announcement = announce("compiling");
-  PRISM_TRY(auto module, gguf::build_module(file, {.kv_dtype = o.kv_dtype, .weights = false}));
+  PRISM_TRY(auto module, gguf::build_module(file, {.kv_dtype = o.kv.dtype, .weights = false}));
   PRISM_TRY(auto program, compile_module(*module, o));
   static constexpr std::string_view kKept[] = {"tokenizer.", "general."};
   program.metadata = gguf::extract_metadata(*file, kKept);
@@ -255,7 +261,7 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
     PRISM_TRY(file, gguf::File::open(path));
     CompileOptions compile = options.compile;
     PRISM_TRY(compile.target, parse_target(options.target));
-    compile.kv_dtype = parse_kv(options.kv);
+    compile.kv = parse_kv(options.kv);
     if (compile.isa.empty()) compile.isa = rt::isa_name(rt::best_isa());
     const fs::path folder = fs::path(codegen::cache_directory()) / "models";
     std::error_code ec;
@@ -292,8 +298,8 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
     if (!isa.empty() && std::none_of(codes.begin(), codes.end(), [&](const rt::Code& c) { return c.isa == isa; }))
       return error(path, ": --isa: found code for ", codes.empty() ? "nothing" : codes[0].isa, ", expected ", isa, "; compile its model again");
     for (const rt::KvLayer& l : opened.program.kv)
-      if (!options.kv.empty() && l.dtype != options.kv)
-        return error(path, ": --kv: found a KV cache of ", l.dtype, ", expected ", options.kv, "; compile its model again");
+      if (!options.kv.empty() && l.name() != options.kv)
+        return error(path, ": --kv: found a KV cache of ", l.name(), ", expected ", options.kv, "; compile its model again");
     if (!opened.program.weights_embedded) {
       PRISM_TRY(file, referenced_model(opened.program.model, path, options.threads));
       load.fill = filler(file);

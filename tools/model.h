@@ -16,17 +16,23 @@ struct KernelReport;
 
 namespace prism::tools {
 
+/// What --kv chooses.
+struct KvChoice {
+  ir::DType dtype = ir::DType::F16;
+  std::string bits;       ///< of demoted positions, as plan-kv-compression takes them; empty: none are
+};
+
 struct CompileOptions {
   std::string isa;        ///< cpu: empty = this machine's best
   std::string pipeline;   ///< empty = the one made for the target
-  ir::DType kv_dtype = ir::DType::F16;
+  KvChoice kv;
   std::string dump_ir;    ///< folder for the module after every pass and the kernels' text
   Target target;
   std::vector<codegen::KernelReport>* kernels = nullptr;  ///< cuda: receives what they take of a GPU
 };
 
-/// The element type that --kv names; "" is f16.
-ir::DType parse_kv(const std::string& kv);
+/// "" is f16; what is no type is bits.
+KvChoice parse_kv(const std::string& kv);
 
 /// The passes that `options` ask for, by name or by target.
 Result<std::vector<passes::PipelineStep>> pipeline_of(const CompileOptions& options);

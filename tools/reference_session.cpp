@@ -32,7 +32,7 @@ class ReferenceSession final : public rt::Session {
     return ok();
   }
 
-  void rewind(int64_t positions) override {
+  int64_t rewind(int64_t positions) override {
     for (auto& [name, t] : caches_) {
       const size_t plane = size_t(positions * t.shape[1] * t.shape[2]), old = t.f.size() / 2;
       std::vector<float> kept(t.f.begin(), t.f.begin() + long(plane));
@@ -42,6 +42,7 @@ class ReferenceSession final : public rt::Session {
     }
     past_ = positions;
     logits_.clear();
+    return past_;
   }
   int64_t position() const override { return past_; }
   rt::KvStats kv_stats() const override {

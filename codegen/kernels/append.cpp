@@ -2,7 +2,7 @@
 // A task is one head of one token.
 #include <cmath>
 
-#include "codegen/kernels/region.h"
+#include "codegen/kernels/kv_store.h"
 
 namespace prism::codegen {
 
@@ -40,6 +40,12 @@ class Append {
         PRISM_TRY(Chain val, trace(append.operand(2)));
         tokens = append.operand(1)->type.dim(0);
         const Ex past = b_.let(r_.dim(kv->type.dim(0))), ctx = b_.dim("ctx");
+        if (kv->type.is_compressed()) {
+          PRISM_CHECK(open_stores(append));
+          for (const KvStore& store : stores_)
+            parts.push_back({store.shape().keys ? k : val, [&store, this](Ex token, Ex head, const Buffer& x) { store_exact(store, b_.let(past_ + token), head, x); }});
+          continue;
+        }
         const Buffer keys = r_.keys(kv), values = r_.values(kv);
         const int64_t d = k.size, dv = val.size;
         parts.push_back({k, [=, this](Ex token, Ex head, const Buffer& x) {
@@ -69,24 +75,83 @@ class Append {
       widest = std::max(widest, p.chain.size);
     }
     const Buffer x = work_.memory("x", Elem::F32, widest);
-    const Ex token = b_.let(b_.task() / total), slot = b_.let(b_.task() % total);
-    int64_t first = 0;
     Status status = ok();
-    for (const Part& p : parts) {
-      const Ex head = b_.let(slot - Ex(first));
-      b_.if_(Ex(first) <= slot, [&] {
-        b_.if_(slot < Ex(first + p.chain.heads), [&] {
-          if (Status s = apply(p.chain, token, head, x); !s) status = s;
-          p.store(token, head, x);
+    const auto append = [&] {
+      const Ex token = b_.let(b_.task() / total), slot = b_.let(b_.task() % total);
+      int64_t first = 0;
+      for (const Part& p : parts) {
+        const Ex head = b_.let(slot - Ex(first));
+        b_.if_(Ex(first) <= slot, [&] {
+          b_.if_(slot < Ex(first + p.chain.heads), [&] {
+            if (Status s = apply(p.chain, token, head, x); !s) status = s;
+            p.store(token, head, x);
+          });
         });
-      });
-      first += p.chain.heads;
+        first += p.chain.heads;
+      }
+    };
+    ir::Dim tasks = tokens * ir::Dim(total);
+    if (staged_) {
+      const Ex appended = b_.let(r_.dim(tasks));
+      b_.if_(b_.task() < appended, append, [&] { fill_stage(b_.let(b_.task() - appended)); });
+      tasks = tasks + ir::Dim(kStaged * 2 * stores_[0].shape().heads);
+    } else {
+      append();
     }
     PRISM_CHECK(status);
-    return r_.finish(tokens * ir::Dim(total));
+    return r_.finish(tasks);
   }
 
  private:
+  static constexpr int64_t kStaged = rt::kKvPage * (rt::kKvRecentPages + 1) / rt::kKvGroup;  ///< groups before the new tokens, at most
+
+  Status open_stores(const ir::Operation& append) {
+    if (b_.block_threads()) return r_.unsupported(append, "GPUs have no compressed caches yet; choose f16 (see --kv)");
+    if (!stores_.empty()) return r_.unsupported(append, "two compressed caches in one kernel");
+    const ir::Value* kv = append.operand(0);
+    const int64_t most_tokens = append.attr<int64_t>("most_tokens");
+    staged_ = KvStore::staged(most_tokens);
+    past_ = b_.let(r_.dim(kv->type.dim(0)));
+    std::optional<Buffer> stage;
+    if (staged_) stage = r_.workspace(Elem::U8, KvStore::stage_bytes(kv->type, most_tokens));
+    for (bool keys : {true, false}) stores_.emplace_back(r_, kv, keys, stage, most_tokens);
+    return ok();
+  }
+
+  void store_exact(const KvStore& store, Ex position, Ex head, const Buffer& x) {
+    const int64_t d = store.shape().size, bytes = elem_bytes(store.element());
+    const Ex group = store.group(head, b_.let(position / rt::kKvGroup)), row = b_.let(position % rt::kKvGroup);
+    if (store.shape().keys) {
+      const Ex at = b_.let(group + row * bytes);
+      work_.over_each(d, [&](Ex i) { b_.store(store.exact(), at + i * (rt::kKvGroup * bytes), cast(store.element(), b_.load(x, i))); });
+    } else {
+      const Ex at = b_.let(group + row * (d * bytes));
+      work_.over(d, [&](Ex i, int l) { b_.store(store.exact(), at + i * bytes, cast(store.element(), b_.load(x, i, l))); });
+    }
+  }
+
+  /// One group of a head before the new tokens; of the last one the positions that are there, as others write the next.
+  void fill_stage(Ex task) {
+    const int64_t heads = stores_[0].shape().heads;
+    const Ex index = b_.let(task % (2 * heads)), head = b_.let(index / 2), group = b_.let(stores_[0].first_staged() + task / (2 * heads));
+    const Ex there = b_.let(min(past_ - group * rt::kKvGroup, Ex(rt::kKvGroup)));
+    for (const KvStore& store : stores_) {
+      const int64_t d = store.shape().size, bytes = elem_bytes(store.element());
+      b_.if_(index % 2 == Ex(int64_t(!store.shape().keys)), [&] {
+        b_.if_(Ex(0) < there, [&] {
+          const Ex from = store.ring(head, group), to = store.group(head, group);
+          const auto copy = [&](Ex at) {
+            const Ex values = b_.let(b_.load({store.element(), kLanes}, store.plane(), from + at));
+            if (store.shape().keys) b_.store_n(store.exact(), to + at, values, there);
+            else b_.store(store.exact(), to + at, values);
+          };
+          const Ex vectors = store.shape().keys ? Ex(d) : b_.let(there * (d / kLanes));
+          b_.for_(0, vectors, 1, [&](Ex i) { copy(b_.let(i * (kLanes * bytes))); });
+        });
+      });
+    }
+  }
+
   Result<Chain> trace(const ir::Value* v) {
     Chain c;
     if (v->type.rank() != 3) return error("append kernel: %", v->name, " is ", v->type.str(), ", expected [tokens, heads, size]");
@@ -124,6 +189,8 @@ class Append {
         work_.over(c.size, [&](Ex i, int l) { b_.store(x, i, b_.load(x, i, l) * scale * b_.load(w, i, l)); });
       } else if (o->op == Op::Rope) {
         PRISM_CHECK(rope(*o, token, c.size, x));
+      } else if (o->op == Op::Hadamard) {
+        hadamard(b_, x, Ex(int64_t(0)), c.size);
       } else {
         Status status = ok();
         work_.over(c.size, [&](Ex i, int l) {
@@ -210,6 +277,9 @@ class Append {
   Builder& b_;
   Worker& work_;
   int tables_ = 0;
+  std::vector<KvStore> stores_;   ///< of a compressed cache: K, V
+  bool staged_ = false;
+  Ex past_;
 };
 
 }  // namespace

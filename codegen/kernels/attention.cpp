@@ -13,6 +13,7 @@ using ir::Op;
 Status CpuAttention::read(int64_t unit) {
   for (const ir::Operation& o : r_.body.ops) {
     if (o.op == Op::FlashAttention) op_ = &o;
+    else if (o.op == Op::Hadamard) rotated_ = true;
     else if (o.op != Op::Reshape && o.op != Op::Quantize && o.op != Op::Cast) return r_.unsupported(o, "cannot join an attention kernel");
   }
   const ir::Value *q = op_->operand(0), *kv = op_->operand(1);
@@ -33,6 +34,14 @@ Status CpuAttention::read(int64_t unit) {
   queries_ = r_.buffer(q);
   keys_ = r_.keys(kv);
   values_ = r_.values(kv);
+  if (kv->type.is_compressed()) {
+    if (tile_k_ != rt::kKvPage || !causal_) return r_.unsupported(*op_, "a compressed cache needs causal attention in tiles of " + std::to_string(rt::kKvPage) + " keys");
+    const int64_t most_tokens = op_->attr<int64_t>("most_tokens");
+    std::optional<Buffer> stage;
+    if (KvStore::staged(most_tokens)) stage = r_.workspace(Elem::U8, KvStore::stage_bytes(kv->type, most_tokens));
+    keys_store_.emplace(r_, kv, true, stage, most_tokens);
+    values_store_.emplace(r_, kv, false, stage, most_tokens);
+  }
   tokens_ = b_.let(r_.dim(op_->operand(0)->type.dim(0)));
   total_ = b_.let(r_.dim(kv->type.dim(0)));
   past_ = b_.let(total_ - tokens_);
@@ -53,13 +62,56 @@ void CpuAttention::allocate(Elem queries, Elem weights) {
   lanes_ = b_.let(b_.load(b_.table("lane", iota), 0, kLanes));
 }
 
-Ex CpuAttention::plane() { return b_.let(b_.let(head0_ / (heads_ / kv_heads_)) * b_.dim("ctx") * d_); }
+void CpuAttention::each_tile(Ex begin, Ex end, const std::function<void(Ex, Part)>& body) {
+  if (!compressed()) return b_.for_(begin, end, tile_k_, [&](Ex key0) { body(key0, Part::All); });
+  const Ex demoted = first_exact(b_.let(past_ + token(Ex(rows_ - 1))));   // by the last row
+  b_.for_(begin, b_.let(min(end, demoted)), tile_k_, [&](Ex key0) { body(key0, Part::Demoted); });
+  b_.if_(begin < min(demoted, Ex(rt::kKvSinks)), [&] { body(Ex(int64_t(0)), Part::Sinks); });
+  b_.for_(b_.let(max(begin, first_exact(b_.let(past_ + t0_)))), end, tile_k_, [&](Ex key0) { body(key0, Part::Exact); });
+}
+
+ByteTile CpuAttention::page_tile(const KvStore& store, Ex page) {
+  const Ex codes = store.codes(page, kv_head_), scales = store.scales(page, kv_head_), base = store.scale_base(scales);
+  const Ex mean_base = store.shape().keys ? store.mean_base(scales) : Ex();
+  return {[=, &store](Ex block) { return store.words(codes, block); }, [=, &store](int64_t group, Ex v) { return store.scale(scales, base, group, v); },
+          [=, &store](Ex i) { return store.mean(scales, mean_base, i); }, store.middle()};
+}
+
+void CpuAttention::begin_tiles() {
+  const int64_t slots = heads_ / group_;
+  const Ex count = b_.let((tokens_ + Ex(tile_q_ - 1)) / int64_t(tile_q_));
+  const Ex turn = b_.let(b_.task() / slots), slot = b_.let(b_.task() % slots);
+  t0_ = b_.let(b_.let(select(turn % 2 == Ex(0), turn / 2, count - Ex(1) - turn / 2)) * int64_t(tile_q_));
+  set_head(slot * int64_t(group_));
+}
+
+LoweredKernel CpuAttention::finish_tiles() {
+  return r_.finish(ir::Dim::floor_div(query_type().dim(0) + ir::Dim(tile_q_ - 1), tile_q_) * ir::Dim(heads_ / group_));
+}
+
+void CpuAttention::set_head(Ex head) {
+  head0_ = b_.let(head);
+  kv_head_ = b_.let(head0_ / (heads_ / kv_heads_));
+  if (!compressed()) plane_ = b_.let(kv_head_ * b_.dim("ctx") * d_);
+}
+
+Ex CpuAttention::group_at(bool keys, Ex key0, Ex g, Part part) {
+  if (!compressed()) return b_.let(plane_ + (key0 + g * kLanes) * d_);
+  const KvStore& store = keys ? *keys_store_ : *values_store_;
+  return part == Part::Sinks ? store.sinks(kv_head_) : store.group(kv_head_, b_.let(key0 / rt::kKvGroup + g));
+}
+
+const Buffer& CpuAttention::exact(bool keys, Part part) const {
+  if (!compressed()) return keys ? keys_ : values_;
+  const KvStore& store = keys ? *keys_store_ : *values_store_;
+  return part == Part::Sinks ? store.plane() : store.exact();
+}
 
 void CpuAttention::start_rows() {
   b_.for_(0, rows_, 1, [&](Ex row) {
     const Ex from = b_.let((token(row) * heads_ + head0_ + row % int64_t(group_)) * d_), to = b_.let(row * d_);
     b_.for_(0, d_, kLanes, [&](Ex i) {
-      b_.store(q_, to + i, b_.load(queries_, from + i, kLanes));
+      b_.store(q_, to + i, cast(q_.elem, b_.load(queries_, from + i, kLanes)));
       b_.store(o_, to + i, constant({Elem::F32, kLanes}, 0));
     });
     b_.store(top_, row, Ex(-1e30));
@@ -67,12 +119,31 @@ void CpuAttention::start_rows() {
   });
 }
 
-void CpuAttention::softmax(Ex key0) {
+Ex CpuAttention::first_seen(Ex position, Part part) {
+  Ex first = window_ > 0 ? position - Ex(window_ - 1) : Ex(int64_t(0));
+  if (part == Part::Exact) first = max(first, first_exact(position));
+  if (part == Part::Demoted) first = max(first, Ex(rt::kKvSinks));
+  return b_.let(first);
+}
+
+Ex CpuAttention::last_seen(Ex position, Part part) {
+  if (part == Part::Demoted) return b_.let(first_exact(position) - Ex(1));
+  if (part == Part::Sinks) return b_.let(min(first_exact(position), Ex(rt::kKvSinks)) - Ex(1));
+  return b_.let(causal_ ? position : total_ - Ex(1));
+}
+
+void CpuAttention::softmax(Ex key0, Part part) {
+  const int vectors = this->vectors(part);
   if (window_ > 0) {
-    highest(key0, true);
-  } else {
-    const Ex seen = b_.let(causal_ ? past_ + t0_ + Ex(1) : total_);
-    b_.if_(key0 + Ex(tile_k_) <= seen, [&] { highest(key0, false); }, [&] { highest(key0, true); });
+    highest(key0, part, true);
+  } else {  // the first row sees the fewest keys at the end, the last one the fewest at the beginning
+    const Ex first = part == Part::All ? Ex(int64_t(0)) : first_seen(past_ + token(Ex(rows_ - 1)), part), last = last_seen(past_ + t0_, part);
+    const Ex whole = b_.let(key0 + Ex(vectors * kLanes - 1) <= last);
+    const auto masked = [&] { highest(key0, part, true); };
+    b_.if_(whole, [&] {
+      if (part == Part::All) highest(key0, part, false);
+      else b_.if_(first <= key0, [&] { highest(key0, part, false); }, masked);
+    }, masked);
   }
   const double unit = (coarse_ ? M_LOG2E : 1.0) * (cap_ > 0 ? 1.0 : scale_);  // of scores_, for exponential()
   b_.for_(0, rows_, kLanes, [&](Ex row) {
@@ -83,7 +154,7 @@ void CpuAttention::softmax(Ex key0) {
   b_.for_(0, rows_, 1, [&](Ex row) {
     const Ex line = b_.let(row * int64_t(tile_k_)), least = b_.let(Ex(0.0) - b_.load(top_, row));
     Ex sum = b_.let(b_.load(sum_, row * kLanes, kLanes) * b_.load(decay_, row));
-    for (int v = 0; v < tile_k_ / kLanes; ++v) {
+    for (int v = 0; v < vectors; ++v) {
       const Ex e = b_.let(exponential(fma(b_.load(scores_, line + Ex(v * kLanes), kLanes), constant({Elem::F32, kLanes}, unit), least)));
       b_.store(weights_, line + Ex(v * kLanes), cast(weights_.elem, e));
       sum = b_.let(sum + e);
@@ -92,19 +163,23 @@ void CpuAttention::softmax(Ex key0) {
   });
 }
 
-void CpuAttention::highest(Ex key0, bool masked) {
+void CpuAttention::highest(Ex key0, Part part, bool masked) {
   const Ex hidden = constant({Elem::F32, kLanes}, -INFINITY);
   b_.for_(0, rows_, 1, [&](Ex row) {
-    const Ex position = b_.let(cast(Elem::F32, past_ + token(row)));  // exact below 2^24
-    Ex most;
-    for (int v = 0; v < tile_k_ / kLanes; ++v) {
+    Ex most, first, last;
+    if (masked) {  // positions are exact in f32 below 2^24
+      const Ex position = b_.let(past_ + token(row));
+      first = splat(b_.let(cast(Elem::F32, first_seen(position, part))), kLanes);
+      last = splat(b_.let(cast(Elem::F32, last_seen(position, part))), kLanes);
+    }
+    for (int v = 0; v < vectors(part); ++v) {
       const Ex at = b_.let(row * int64_t(tile_k_) + Ex(v * kLanes));
       Ex x = b_.let(b_.load(scores_, at, kLanes));
       if (cap_ > 0) x = b_.let(call(Fn::Tanh, {x * Ex(scale_ / cap_)}) * Ex(cap_));
       if (masked) {
         const Ex key = b_.let(cast(Elem::F32, key0 + Ex(v * kLanes)) + lanes_);
-        x = select(causal_ ? key <= splat(position, kLanes) : key < splat(cast(Elem::F32, total_), kLanes), x, hidden);
-        if (window_ > 0) x = select(splat(position - Ex(double(window_)), kLanes) < key, x, hidden);
+        x = select(key <= last, x, hidden);
+        if (window_ > 0 || part != Part::All) x = select(first <= key, x, hidden);
         x = b_.let(x);
       }
       if (cap_ > 0 || masked) b_.store(scores_, at, x);
@@ -114,11 +189,12 @@ void CpuAttention::highest(Ex key0, bool masked) {
   });
 }
 
-void CpuAttention::finish_row(Ex row, Ex sum, const std::function<Ex(Ex)>& value) {
-  const Ex t = b_.let(t0_ + row / int64_t(group_)), head = b_.let(head0_ + row % int64_t(group_));
+void CpuAttention::finish_row(Ex row, Ex sum) {
+  const Ex line = b_.let(row * d_), t = b_.let(t0_ + row / int64_t(group_)), head = b_.let(head0_ + row % int64_t(group_));
   b_.if_(t < tokens_, [&] {
+    if (rotated_) hadamard(b_, o_, line, d_);
     const Ex inverse = b_.let(constant({Elem::F32, 1}, 1.0) / sum);
-    auto result_at = [&](Ex i) { return value(i) * inverse; };
+    auto result_at = [&](Ex i) { return b_.load(o_, line + i, kLanes) * inverse; };
     for (const ir::Value* result : r_.body.returns) {
       const Buffer& out = r_.buffer(result);
       if (result->type.dtype == DType::Q8A) {

@@ -5,7 +5,7 @@
 // prompt was split.
 #pragma once
 
-#include "codegen/kernels/region.h"
+#include "codegen/kernels/byte_products.h"
 
 namespace prism::codegen {
 
@@ -18,46 +18,76 @@ class CpuAttention {
   Status read(int64_t unit);
   const ir::Type& query_type() const { return op_->operand(0)->type; }
 
+  /// What a tile of keys is: any that the queries see, or of a compressed cache those not demoted, those demoted, the first.
+  enum class Part { All, Exact, Demoted, Sinks };
+
+  int vectors(Part part) const { return part == Part::Sinks ? sink_vectors_ : tile_k_ / kLanes; }
+  bool compressed() const { return keys_store_.has_value(); }
+  /// The first key after the sinks that a query at `position` reads as it was appended.
+  kir::Ex first_exact(kir::Ex position) { return b_.let(max((position + kir::Ex(1)) / rt::kKvPage - kir::Ex(rt::kKvRecentPages), kir::Ex(int64_t(0))) * rt::kKvPage); }
+  /// Where 16 keys of a tile begin in K or V, in the buffer's units, and the buffer.
+  kir::Ex group_at(bool keys, kir::Ex key0, kir::Ex g, Part part);
+  const kir::Buffer& exact(bool keys, Part part) const;
+  kir::Elem element(bool keys) const { return compressed() ? keys_store_->element() : keys ? keys_.elem : values_.elem; }
+  int64_t unit() const { return compressed() ? kir::elem_bytes(keys_store_->element()) : 1; }   ///< of an element
+
+  /// body(first key, part) for all tiles of keys [begin, end), begin at a tile's beginning.
+  void each_tile(kir::Ex begin, kir::Ex end, const std::function<void(kir::Ex, Part)>& body);
+
+  /// A demoted page of the task's KV head as it lies in the cache.
+  ByteTile page_tile(const KvStore& store, kir::Ex page);
+
+  /// Kernels of many tokens: the task's tokens and heads. Cheap (early) and dear (late) tiles of tokens alternate, so that a static split
+  /// over threads is even.
+  void begin_tiles();
+  LoweredKernel finish_tiles();
+
   /// Memory of rows_ rows; `weights` may be the scores' own.
   void allocate(kir::Elem queries, kir::Elem weights);
   /// Queries into q_, no sums so far.
   void start_rows();
   /// Token of a row, the last one again past the end.
   kir::Ex token(kir::Ex row) const { return min(t0_ + row / int64_t(group_), tokens_ - kir::Ex(1)); }
-  kir::Ex plane();                  ///< where this KV head's keys (and values) begin
+  void set_head(kir::Ex head);      ///< the task's first: head0_, and where its KV head's keys (and values) begin
   kir::Ex last_key() const { return causal_ ? min(past_ + t0_ + kir::Ex(tile_q_), total_) : total_; }   ///< first that no row sees
   kir::Ex first_key() const { return window_ > 0 ? max(past_ + t0_ - kir::Ex(window_ - 1), kir::Ex(0)) : kir::Ex(0); }
   kir::Ex first_tile() { return b_.let(first_key() / int64_t(tile_k_) * int64_t(tile_k_)); }   ///< where the tile of it begins
 
   /// One step of the online softmax: scores become weights relative to the largest score so far. Tiles that all rows see
   /// whole, most of them, need no mask.
-  void softmax(kir::Ex key0);
+  void softmax(kir::Ex key0, Part part = Part::All);
   kir::Ex exponential(kir::Ex x) { return call(coarse_ ? kir::Fn::Exp2Coarse : kir::Fn::Exp, {x}); }
 
-  /// Stores the region's results of a row: value(i) of 16 dimensions over the sum of weights.
-  void finish_row(kir::Ex row, kir::Ex sum, const std::function<kir::Ex(kir::Ex)>& value);
+  /// Stores the region's results of a row: o_ over the sum of weights.
+  void finish_row(kir::Ex row, kir::Ex sum);
 
   Region r_;
   kir::Builder& b_;
   rt::Isa isa_;
   const ir::Operation* op_ = nullptr;
   kir::Buffer queries_, keys_, values_;
+  std::optional<KvStore> keys_store_, values_store_;      ///< of a compressed cache
   int64_t heads_ = 0, kv_heads_ = 0, d_ = 0, window_ = 0;
   bool causal_ = false;
   double cap_ = 0, scale_ = 1;
   int group_ = 1, tile_q_ = 1, tile_k_ = 64, rows_ = 1;   ///< heads and tokens of a task; keys of a tile; group_ * tile_q_
+  int sink_vectors_ = 1;                                  ///< of 16 keys that a tile of the sinks has
   bool coarse_ = false;                                   ///< weights are rounded to bf16
   kir::Ex tokens_, total_, past_;                         ///< queries; keys; keys before the first query
-  kir::Ex t0_, head0_;                                    ///< the task's first token and head
+  kir::Ex t0_, head0_, kv_head_;                          ///< the task's first token and head, and the KV head
   kir::Buffer q_, o_, scores_, weights_;                  ///< [row][...]
   kir::Buffer top_, decay_;                               ///< per row: largest score, factor of the sums so far
   kir::Buffer sum_;                                       ///< [row][16]: sums of weights by lane
 
  private:
   /// Each row's largest score of this tile into decay_. Scores get their cap, and -inf where `masked` hides keys.
-  void highest(kir::Ex key0, bool masked);
+  void highest(kir::Ex key0, Part part, bool masked);
+  /// The first and last key that a row sees of a part of the cache.
+  kir::Ex first_seen(kir::Ex position, Part part), last_seen(kir::Ex position, Part part);
 
   kir::Ex lanes_;                                         ///< 0 to 15
+  kir::Ex plane_;                                         ///< where the head's keys and values begin, if they are not compressed
+  bool rotated_ = false;                                  ///< the region rotates the sums
 };
 
 }  // namespace prism::codegen

@@ -1,6 +1,7 @@
 // Attention of many tokens, in bf16 with sums in f32. A task is a tile of tokens times query heads that share one KV head; K and V of
 // a tile of keys become matrix operands once for all of its rows, which matrix registers or dot products of pairs multiply.
 #include "codegen/kernels/attention.h"
+#include "codegen/kernels/planes.h"
 
 namespace prism::codegen {
 
@@ -23,30 +24,18 @@ class FlashMatrix : CpuAttention {
     coarse_ = true;
     choose_tile();
 
-    // Cheap (early) and dear (late) tiles alternate, so that a static split over threads is even.
-    const int64_t slots = heads_ / group_;
-    const Ex tiles = b_.let((tokens_ + Ex(tile_q_ - 1)) / int64_t(tile_q_));
-    const Ex turn = b_.let(b_.task() / slots), slot = b_.let(b_.task() % slots);
-    t0_ = b_.let(b_.let(select(turn % 2 == Ex(0), turn / 2, tiles - Ex(1) - turn / 2)) * int64_t(tile_q_));
-    head0_ = b_.let(slot * int64_t(group_));
-    const Ex plane = this->plane();
-
+    begin_tiles();
     allocate(Elem::BF16, Elem::BF16);
     operand_ = b_.scratch("operand", Elem::U32, tile_k_ / 2 * d_);
     start_rows();
-    b_.for_(first_tile(), b_.let(last_key()), tile_k_, [&](Ex key0) {
-      const Ex at = b_.let(plane + key0 * d_);
-      keys_operand(at);
-      multiply(q_, d_, tile_k_ / kLanes, scores_, false);
-      softmax(key0);
-      values_operand(at);
-      multiply(weights_, tile_k_, d_ / kLanes, o_, true);
-    });
-    b_.for_(0, rows_, 1, [&](Ex row) {
-      const Ex line = b_.let(row * d_);
-      finish_row(row, call(Fn::ReduceAdd, {b_.load(sum_, row * kLanes, kLanes)}), [&](Ex i) { return b_.load(o_, line + i, kLanes); });
-    });
-    return r_.finish(ir::Dim::floor_div(query_type().dim(0) + ir::Dim(tile_q_ - 1), tile_q_) * ir::Dim(slots));
+    if (compressed()) {
+      sink_vectors_ = tile_k_ / kLanes;
+      products_.emplace(b_, d_, rows_, rows_ % 12 ? 8 : 12, kColumns);
+      products_->set_queries(q_);
+    }
+    each_tile(first_tile(), b_.let(last_key()), [&](Ex key0, Part part) { tile(key0, part); });
+    b_.for_(0, rows_, 1, [&](Ex row) { finish_row(row, call(Fn::ReduceAdd, {b_.load(sum_, row * kLanes, kLanes)})); });
+    return finish_tiles();
   }
 
  private:
@@ -63,24 +52,60 @@ class FlashMatrix : CpuAttention {
     rows_ = group_ * tile_q_;
   }
 
-  /// 16 values of a plane and those `apart` from them as pairs of bf16, which a cache of bf16 has as they are.
-  Ex pairs(const Buffer& plane, Ex at, int64_t apart) {
-    const auto load = [&](Elem e, int64_t offset) { return b_.load({e, kLanes}, plane, at + Ex(offset)); };
-    if (plane.elem == Elem::BF16) return b_.let(cast(Elem::U32, load(Elem::U16, 0)) | (cast(Elem::U32, load(Elem::U16, apart)) << 16));
-    const auto value = [&](int64_t offset) { return b_.let(cast(Elem::F32, load(plane.elem, offset))); };
+  void tile(Ex key0, Part part) {
+    if (part == Part::Demoted) return demoted_tile(key0);
+    keys_operand(key0, part);
+    multiply(q_, d_, tile_k_ / kLanes, scores_, false);
+    softmax(key0, part);
+    values_operand(key0, part);
+    multiply(weights_, tile_k_, d_ / kLanes, o_, true);
+  }
+
+  /// Pages are multiplied in bytes, for which their codes are taken from the planes once.
+  void demoted_tile(Ex key0) {
+    const Ex page = b_.let(key0 / rt::kKvPage);
+    products_->scores(page_bytes(*keys_store_, page), scores_);
+    softmax(key0, Part::Demoted);
+    products_->add_values(page_bytes(*values_store_, page), weights_, decay_, o_);
+  }
+
+  ByteTile page_bytes(const KvStore& store, Ex page) {
+    ByteTile tile = page_tile(store, page);
+    b_.for_(0, d_ / kPlaneWords, 1, [&](Ex block) {
+      const std::vector<Ex> all = tile.words(block);
+      for (int j = 0; j < kPlaneWords; ++j) b_.store(operand_, (block * kPlaneWords + Ex(j)) * kLanes, all[size_t(j)]);
+    });
+    tile.words = [this](Ex block) {
+      std::vector<Ex> all;
+      for (int j = 0; j < kPlaneWords; ++j) all.push_back(b_.load(operand_, block * (kPlaneWords * kLanes) + Ex(j * kLanes), kLanes));
+      return all;
+    };
+    return tile;
+  }
+
+  /// 16 values at `at` and those `apart` from them as pairs of bf16, which a cache of bf16 has as they are.
+  Ex pairs(const Buffer& from, Ex at, int64_t apart) {
+    const Elem elem = element(true);
+    const auto load = [&](Elem e, int64_t offset) { return b_.load({e, kLanes}, from, at + Ex(offset * unit())); };
+    if (elem == Elem::BF16) return b_.let(cast(Elem::U32, load(Elem::U16, 0)) | (cast(Elem::U32, load(Elem::U16, apart)) << 16));
+    const auto value = [&](int64_t offset) { return b_.let(cast(Elem::F32, load(elem, offset))); };
     return bf16_pairs(b_, value(0), value(apart));
   }
 
-  void keys_operand(Ex at) {
-    b_.for_(0, tile_k_ / 2 * d_, kLanes, [&](Ex i) {  // [group of 16 keys][pair of dimensions][16]
-      b_.store(operand_, i, pairs(keys_, at + i * 2, kLanes));
+  void keys_operand(Ex key0, Part part) {
+    b_.for_(0, tile_k_ / kLanes, 1, [&](Ex g) {  // [group of 16 keys][pair of dimensions][16]
+      const Ex at = group_at(true, key0, g, part), to = b_.let(g * (d_ / 2 * kLanes));
+      b_.for_(0, d_ / 2 * kLanes, kLanes, [&](Ex i) { b_.store(operand_, to + i, pairs(exact(true, part), at + i * (2 * unit()), kLanes)); });
     });
   }
 
-  void values_operand(Ex at) {
-    b_.for_(0, d_ / kLanes, 1, [&](Ex c) {  // [16 dimensions][pair of keys][16]
-      b_.for_(0, tile_k_ / 2, 1, [&](Ex pair) {
-        b_.store(operand_, (c * int64_t(tile_k_ / 2) + pair) * kLanes, pairs(values_, at + pair * 2 * d_ + c * kLanes, d_));
+  void values_operand(Ex key0, Part part) {
+    b_.for_(0, tile_k_ / kLanes, 1, [&](Ex g) {
+      const Ex at = group_at(false, key0, g, part);
+      b_.for_(0, d_ / kLanes, 1, [&](Ex c) {  // [16 dimensions][pair of keys][16]
+        b_.for_(0, kLanes / 2, 1, [&](Ex pair) {
+          b_.store(operand_, (c * int64_t(tile_k_ / 2) + g * (kLanes / 2) + pair) * kLanes, pairs(exact(false, part), at + (pair * 2 * d_ + c * kLanes) * unit(), d_));
+        });
       });
     });
   }
@@ -153,7 +178,8 @@ class FlashMatrix : CpuAttention {
     });
   }
 
-  Buffer operand_;  ///< the tile's K or V as matrix operand b
+  Buffer operand_;                         ///< the tile's K or V as matrix operand b, or a demoted page's words
+  std::optional<ByteProducts> products_;   ///< of a compressed cache
 };
 
 }  // namespace

@@ -36,13 +36,13 @@ class FlashVector : CpuAttention {
     if (splits_ == 1) {
       begin_job(b_.task(), groups);
       const Ex end = b_.let(last_key());
-      b_.for_(first_tile(), end, tile_k_, [&](Ex key0) { tile(key0, end); });
+      tiles(first_tile(), end);
       finish();
       return r_.finish(jobs);
     }
 
     const int64_t most_jobs = ceil_div(most_tokens, tile_q_) * groups;
-    partial_ = r_.workspace(most_jobs * splits_ * rows_ * row_floats());
+    partial_ = r_.workspace(Elem::F32, most_jobs * splits_ * rows_ * row_floats());
     counters_ = r_.counters(most_jobs);
     // As many parts as the keys that are there, or those in the window, have pieces; the first takes the first piece.
     ir::Dim pieces = ir::Dim::floor_div(op_->operand(1)->type.dim(0) + ir::Dim(piece_ - 1), piece_);
@@ -55,7 +55,7 @@ class FlashVector : CpuAttention {
     b_.if_(mine * piece_ < end, [&] {
       b_.for_(b_.let(mine * piece_), end, splits_ * piece_, [&](Ex key) {
         const Ex stop = b_.let(min(key + Ex(piece_), end));
-        b_.for_(b_.let(max(key, first_tile())), stop, tile_k_, [&](Ex key0) { tile(key0, stop); });
+        tiles(b_.let(max(key, first_tile())), stop);
       });
       b_.if_(count <= Ex(1), [&] { finish(); }, [&] {
         store_part(b_.let(job * splits_ + mine % splits_));
@@ -75,37 +75,50 @@ class FlashVector : CpuAttention {
  private:
   void begin_job(Ex job, int64_t groups) {
     t0_ = b_.let(job / groups * int64_t(tile_q_));
-    head0_ = b_.let(job % groups * int64_t(group_));
-    plane_ = plane();
+    set_head(job % groups * int64_t(group_));
     allocate(Elem::F32, Elem::F32);
     start_rows();
+    if (!compressed()) return;
+    products_.emplace(b_, d_, rows_, rows_, 1);
+    products_->set_queries(q_);
   }
 
-  void tile(Ex key0, Ex end) {
-    const Ex at = b_.let(plane_ + key0 * d_);
-    scores(at);
-    softmax(key0);
-    add_values(at, b_.let(min(Ex(tile_k_), end - key0)));
+  void tiles(Ex begin, Ex end) {
+    each_tile(begin, end, [&](Ex key0, Part part) {
+      if (part != Part::Demoted) return tile(key0, part == Part::Sinks ? Ex(rt::kKvSinks) : end, part);
+      const Ex page = b_.let(key0 / rt::kKvPage);
+      products_->scores(page_tile(*keys_store_, page), scores_);
+      softmax(key0, part);
+      products_->add_values(page_tile(*values_store_, page), weights_, decay_, o_);
+    });
   }
+
+  /// Keys that are in the cache as they were appended.
+  void tile(Ex key0, Ex end, Part part) {
+    scores(key0, part);
+    softmax(key0, part);
+    add_values(key0, b_.let(min(Ex(tile_k_), end - key0)), part);
+  }
+
+  Ex load_exact(bool keys, Part part, Ex at) { return b_.let(cast(Elem::F32, b_.load({element(keys), kLanes}, exact(keys, part), at))); }
 
   /// What the next tile reads; of few tokens that comes from memory.
-  void ahead(const Buffer& b, Ex at) {
-    if (splits_ > 1) b_.prefetch(b, at + Ex(tile_k_ * d_));
+  void ahead(bool keys, Part part, Ex at) {
+    if (splits_ > 1 && part == Part::All) b_.prefetch(exact(keys, part), at + Ex(tile_k_ * d_));
   }
 
   /// A vector is 16 keys. K is in groups of 16 keys, [size][16].
-  void scores(Ex at) {
-    const int vectors = tile_k_ / kLanes, at_once = std::max(1, std::min(vectors, sums_ / rows_));
+  void scores(Ex key0, Part part) {
+    const int vectors = this->vectors(part), at_once = std::max(1, std::min(vectors, sums_ / rows_));
     for (int v0 = 0; v0 < vectors; v0 += at_once) {
       const int n = std::min(at_once, vectors - v0);
-      std::vector<Ex> acc;
+      std::vector<Ex> acc, from;
       for (int i = 0; i < rows_ * n; ++i) acc.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
-      const Ex k_at = b_.let(at + Ex(int64_t(v0) * d_ * kLanes));
+      for (int v = 0; v < n; ++v) from.push_back(group_at(true, key0, Ex(v0 + v), part));
       b_.for_(0, d_, 1, [&](Ex i) {
         std::vector<Ex> k;
-        for (int v = 0; v < n; ++v) ahead(keys_, k_at + i * kLanes + Ex(int64_t(v) * d_ * kLanes));
-        for (int v = 0; v < n; ++v)
-          k.push_back(b_.let(cast(Elem::F32, b_.load(keys_, k_at + i * kLanes + Ex(int64_t(v) * d_ * kLanes), kLanes))));
+        for (int v = 0; v < n; ++v) ahead(true, part, from[size_t(v)] + i * kLanes);
+        for (int v = 0; v < n; ++v) k.push_back(load_exact(true, part, from[size_t(v)] + i * (kLanes * unit())));
         for (int row = 0; row < rows_; ++row)
           for (int v = 0; v < n; ++v)
             b_.assign(acc[size_t(row * n + v)], fma(k[size_t(v)], b_.load(q_, i + Ex(row * d_)), acc[size_t(row * n + v)]));
@@ -115,8 +128,20 @@ class FlashVector : CpuAttention {
     }
   }
 
+  /// body(key of the tile, where its value begins)
+  void each_value(Ex key0, Ex keys, Part part, const std::function<void(Ex, Ex)>& body) {
+    if (!compressed()) {
+      const Ex at = group_at(false, key0, Ex(int64_t(0)), part);
+      return b_.for_(0, keys, 1, [&](Ex key) { body(key, at + key * d_); });
+    }
+    b_.for_(0, keys, kLanes, [&](Ex first) {
+      const Ex at = group_at(false, key0, b_.let(first / kLanes), part);
+      b_.for_(0, b_.let(min(keys - first, Ex(kLanes))), 1, [&](Ex key) { body(b_.let(first + key), b_.let(at + key * (d_ * unit()))); });
+    });
+  }
+
   /// A vector is 16 of the head's dimensions.
-  void add_values(Ex at, Ex keys) {
+  void add_values(Ex key0, Ex keys, Part part) {
     const int chunks = int(d_ / kLanes), together = std::max(1, std::min(chunks, sums_ / rows_));
     for (int c0 = 0; c0 < chunks; c0 += together) {
       const int n = std::min(together, chunks - c0);
@@ -124,11 +149,10 @@ class FlashVector : CpuAttention {
       for (int row = 0; row < rows_; ++row)
         for (int c = 0; c < n; ++c)
           acc.push_back(b_.var(b_.load(o_, Ex(row * d_ + (c0 + c) * kLanes), kLanes) * b_.load(decay_, Ex(row))));
-      const Ex v_at = b_.let(at + Ex(c0 * kLanes));
-      b_.for_(0, keys, 1, [&](Ex key) {
+      each_value(key0, keys, part, [&](Ex key, Ex at) {
         std::vector<Ex> v;
-        for (int c = 0; c < n; c += kLine / kLanes / elem_bytes(values_.elem)) ahead(values_, v_at + key * d_ + Ex(c * kLanes));
-        for (int c = 0; c < n; ++c) v.push_back(b_.let(cast(Elem::F32, b_.load(values_, v_at + key * d_ + Ex(c * kLanes), kLanes))));
+        for (int c = 0; c < n; c += kLine / kLanes / elem_bytes(element(false))) ahead(false, part, at + Ex((c0 + c) * kLanes));
+        for (int c = 0; c < n; ++c) v.push_back(load_exact(false, part, at + Ex((c0 + c) * kLanes * unit())));
         for (int row = 0; row < rows_; ++row) {
           const Ex w = splat(b_.load(weights_, key + Ex(row * tile_k_)), kLanes);
           for (int c = 0; c < n; ++c) b_.assign(acc[size_t(row * n + c)], fma(v[size_t(c)], w, acc[size_t(row * n + c)]));
@@ -142,10 +166,7 @@ class FlashVector : CpuAttention {
   Ex sum_of(Ex row) { return call(Fn::ReduceAdd, {b_.load(sum_, row * kLanes, kLanes)}); }
 
   void finish() {
-    b_.for_(0, rows_, 1, [&](Ex row) {
-      const Ex line = b_.let(row * d_);
-      finish_row(row, sum_of(row), [&](Ex i) { return b_.load(o_, line + i, kLanes); });
-    });
+    b_.for_(0, rows_, 1, [&](Ex row) { finish_row(row, sum_of(row)); });
   }
 
   // In the workspace, by job and part, of each row: sums [size], largest score, sum of weights, and what fills a vector.
@@ -177,14 +198,14 @@ class FlashVector : CpuAttention {
         b_.assign(sum, fma(b_.load(partial_, at + Ex(d_ + 1)), factor, sum));
         b_.for_(0, d_, kLanes, [&](Ex i) { b_.store(o_, line + i, fma(b_.load(partial_, at + i, kLanes), factor, b_.load(o_, line + i, kLanes))); });
       });
-      finish_row(row, sum, [&](Ex i) { return b_.load(o_, line + i, kLanes); });
+      finish_row(row, sum);
     });
   }
 
   const int sums_ = sum_vectors(isa_), most_rows_ = std::min(kRows, sums_);
   int64_t splits_ = 1, piece_ = 0, most_parts_ = 1;
   Buffer partial_, counters_;
-  Ex plane_;
+  std::optional<ByteProducts> products_;   ///< of a compressed cache
 };
 
 }  // namespace

@@ -28,7 +28,7 @@ Region::Region(const ir::Operation& op, std::string name, std::vector<std::strin
   unsigned i = 0;
   for (const auto& arg : body.args) {
     if (arg->type.is_kv()) {
-      const Elem e = elem_of(arg->type);
+      const Elem e = arg->type.is_compressed() ? Elem::U8 : elem_of(arg->type);
       keys_[arg.get()] = b.arg(arg->name + "_k", e, true);
       values_[arg.get()] = b.arg(arg->name + "_v", e, true);
       args.push_back({ArgSource::From::KeyPlane, i});
@@ -86,10 +86,10 @@ Error Region::unsupported(const ir::Operation& op, const std::string& why) const
   return error("kernel ", name_, ": ", ir::info(op.op).mnemonic, ": ", why);
 }
 
-Buffer Region::workspace(int64_t floats) {
-  workspace_bytes_ = floats * int64_t(sizeof(float));
+Buffer Region::workspace(Elem elem, int64_t elements) {
+  workspace_bytes_ = elements * elem_bytes(elem);
   args.push_back({ArgSource::From::Workspace, 0});
-  return b.arg("workspace", Elem::F32, true);
+  return b.arg("workspace", elem, true);
 }
 
 Buffer Region::counters(int64_t n) {
@@ -160,6 +160,7 @@ Result<LoweredKernel> lower_kernel(const ir::Operation& op, const std::string& n
   for (const ir::Operation& inner : op.body->ops) {
     if (inner.op == Op::Linear) return lower_linear(op, name, dims, isa);
     if (inner.op == Op::FlashAttention) return (inner.operand(0)->type.dtype == ir::DType::BF16 ? lower_flash_matrix : lower_flash_vector)(op, name, dims, isa);
+    if (inner.op == Op::KvDemote) return lower_demote(op, name, dims);
     if (inner.op == Op::KvAppend || inner.op == Op::Rope) return lower_append(op, name, dims);
   }
   return lower_rowwise(op, name, dims);

@@ -34,7 +34,7 @@ struct LoweredKernel {
   kir::Kernel kernel;
   std::vector<ArgSource> args;
   ir::Dim tasks;
-  int64_t workspace_bytes = 0;   ///< between a kernel's own tasks; shared by all kernels
+  int64_t workspace_bytes = 0;   ///< between a kernel's own tasks, or those of a layer's cache; one place for all kernels
   int64_t counters = 0;          ///< of u32, zero when the kernel begins and again when it ends
   ir::Dim pieces = ir::Dim(1);   ///< there are tasks * min(pieces, most_pieces)
   int64_t most_pieces = 1;
@@ -60,7 +60,7 @@ class Region {
   kir::Ex dim(ir::Dim d);                            ///< value of a size
   static kir::Elem elem_of(const ir::Type& t);       ///< unit of indices of a buffer of that type
   static ir::Dim rows_of(const ir::Type& t);         ///< product of all axes but the last
-  kir::Buffer workspace(int64_t floats);             ///< see LoweredKernel
+  kir::Buffer workspace(kir::Elem elem, int64_t elements);   ///< see LoweredKernel
   kir::Buffer counters(int64_t n);
   Error unsupported(const ir::Operation& op, const std::string& why) const;
   /// On GPUs a kernel that says nothing else waits for those before it at its beginning.
@@ -82,12 +82,16 @@ kir::Ex element_index(ir::Layout layout, int64_t width, kir::Ex row, kir::Ex col
 /// Two f32 vectors rounded to bf16 and paired lane by lane, `low` in the low half: a row of a matrix product's operand b.
 kir::Ex bf16_pairs(kir::Builder& b, kir::Ex low, kir::Ex high);
 
+/// CPUs: the d values from `at` on times the matrix of the op hadamard, in place.
+void hadamard(kir::Builder& b, const kir::Buffer& x, kir::Ex at, int64_t d);
+
 /// block_threads 0: for CPUs
 Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads = 0);
 Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads = 0);
 
 // CPUs
 Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
+Result<LoweredKernel> lower_demote(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 Result<LoweredKernel> lower_flash_matrix(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);  ///< queries in bf16
 Result<LoweredKernel> lower_flash_vector(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 /// Picks the generator by the region's anchor op.

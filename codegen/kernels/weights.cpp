@@ -1,6 +1,6 @@
 #include "codegen/kernels/weights.h"
 
-#include "codegen/pack.h"
+#include "codegen/kernels/planes.h"
 
 namespace prism::codegen {
 
@@ -23,17 +23,7 @@ struct Reader {
 
   /// `bits` bits of every weight, in the planes that begin at byte `at`, put at bit `to` of the words' bytes.
   void add_bits(std::vector<Ex>& words, Ex at, int bits, int to) const {
-    const int64_t mask = (int64_t(1 << bits) - 1) * 0x01010101 << to;
-    std::vector<Ex> planes;
-    for (int p = 0; p < bits; ++p) planes.push_back(word(at + 64 * p));
-    for (int j = 0; j < 8; ++j) {
-      const int by = to - shift_of(bits, j);
-      Ex v = planes[size_t(plane_of(bits, j))];
-      if (by) v = by > 0 ? v << by : v >> -by;
-      if (bits < 8) v = b.let(to ? words[size_t(j)] | (v & mask) : v & mask);
-      if (to) words[size_t(j)] = v;
-      else words.push_back(v);
-    }
+    add_plane(b, words, bits, to, [&](int p) { return word(at + 64 * p); });
   }
 
   /// What the nibbles in planes stand for.

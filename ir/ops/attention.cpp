@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "ir/kv_pages.h"
 #include "ir/ops/eval_util.h"
 
 namespace prism::ir {
@@ -16,6 +17,19 @@ Result<int64_t> dim_attr(const EvalContext& c, std::string_view name) {
   return *value;
 }
 
+/// K and V as pages have them.
+std::vector<float> demote(const Tensor& kv, const Type& type) {
+  std::vector<float> planes = kv.f;
+  const int64_t heads = kv.shape[1], size = kv.shape[2], row = heads * size;
+  for (int64_t page = 0; page < rt::demoted_pages(kv.shape[0]); ++page)
+    for (int64_t h = 0; h < heads; ++h)
+      for (bool keys : {true, false}) {
+        float* first = planes.data() + (keys ? 0 : kv.elements()) + page * rt::kKvPage * row + h * size;
+        demote_page(first, row, size, keys ? type.key_bits : type.value_bits, keys);
+      }
+  return planes;
+}
+
 Status attention(EvalContext& c) {
   const Tensor &q = *c.in[0], &kv = *c.in[1];
   const int64_t queries = q.shape[0], heads = q.shape[1], size = q.shape[2];
@@ -24,22 +38,27 @@ Status attention(EvalContext& c) {
   const double scale = c.op.attr<double>("scale"), cap = c.op.attr<double>("softcap");
   const bool causal = c.op.attr<bool>("causal");
   const int64_t window = c.op.attr<int64_t>("window");
-  const float *keys = kv.f.data(), *values = keys + kv.elements();
+  const Type& type = c.op.operand(1)->type;
+  const std::vector<float> demoted = type.is_compressed() ? demote(kv, type) : std::vector<float>();
 
   in_two_threads(heads, queries * positions * size, [&](int64_t begin, int64_t end) {
     std::vector<double> scores(positions), sums(size);
     for (int64_t h = begin; h < end; ++h) {
       const int64_t kv_head = h / (heads / kv_heads);
-      const auto row = [&](const float* plane, int64_t j) { return plane + (j * kv_heads + kv_head) * size; };
       for (int64_t i = 0; i < queries; ++i) {
         const int64_t at = positions - queries + i;  // the query's own position
+        const int64_t exact = type.is_compressed() ? rt::kKvPage * rt::demoted_pages(at + 1) : 0;  // the first after the sinks
+        const auto row = [&](int plane, int64_t j) {
+          const float* planes = j >= rt::kKvSinks && j < exact ? demoted.data() : kv.f.data();
+          return planes + plane * kv.elements() + (j * kv_heads + kv_head) * size;
+        };
         const int64_t last = causal ? at : positions - 1;
         const int64_t first = window > 0 ? std::max<int64_t>(0, at - window + 1) : 0;
         const float* query = q.f.data() + (i * heads + h) * size;
         double max = -std::numeric_limits<double>::infinity();
         for (int64_t j = first; j <= last; ++j) {
           double sum = 0;
-          const float* key = row(keys, j);
+          const float* key = row(0, j);
           for (int64_t d = 0; d < size; ++d) sum += double(query[d]) * key[d];
           sum *= scale;
           scores[j] = cap > 0 ? cap * std::tanh(sum / cap) : sum;
@@ -50,7 +69,7 @@ Status attention(EvalContext& c) {
         for (int64_t j = first; j <= last; ++j) {
           const double weight = std::exp(scores[j] - max);
           total += weight;
-          const float* value = row(values, j);
+          const float* value = row(1, j);
           for (int64_t d = 0; d < size; ++d) sums[d] += weight * value[d];
         }
         float* out = c.out[0].f.data() + (i * heads + h) * size;
@@ -122,6 +141,11 @@ Status eval_KvAppend(EvalContext& c) {
       return error("cannot convert to ", info(dtype).name);
     }
   }
+  return ok();
+}
+
+Status eval_KvDemote(EvalContext& c) {  // attention does it, so that a query can still read the page as it was
+  c.out[0].f = c.in[0]->f;
   return ok();
 }
 

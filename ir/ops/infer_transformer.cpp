@@ -31,6 +31,11 @@ Result<Types> infer_KvAppend(InferContext& c) {
   return Types{t};
 }
 
+Result<Types> infer_KvDemote(InferContext& c) {
+  if (!c.type(0).is_compressed()) return c.fail("kv is ", c.type(0).str(), ", expected bits for demoted positions, as in kv<f16,k4v3>");
+  return Types{c.type(0)};
+}
+
 namespace {
 
 Result<Types> attention(InferContext& c) {

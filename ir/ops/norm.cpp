@@ -31,6 +31,22 @@ Status eval_RmsNorm(EvalContext& c) {
   });
 }
 
+Status eval_Hadamard(EvalContext& c) {
+  return each_row(c, [&](const float* x, float* y, int64_t n) {
+    const int64_t block = n & -n;
+    const double scale = 1 / std::sqrt(double(block));
+    std::vector<double> v(x, x + n);
+    for (int64_t half = 1; half < block; half *= 2)
+      for (int64_t i = 0; i < n; ++i) {
+        if (i & half) continue;
+        const double a = v[i], b = v[i + half];
+        v[i] = a + b;
+        v[i + half] = a - b;
+      }
+    for (int64_t i = 0; i < n; ++i) y[i] = float(v[i] * scale);
+  });
+}
+
 Status eval_LayerNorm(EvalContext& c) {
   const double eps = c.op.attr<double>("eps");
   const std::vector<float>& w = c.in[1]->f;

@@ -163,7 +163,7 @@ TEST_F(CliErrors, TypesOfTheCache) {
   for (const auto& command : {run(gguf), {"compile", gguf, "-o", bad}, {"bench", gguf}, {"eval", gguf, "--ids", "1", "--logits", bad}}) {
     auto arguments = command;
     arguments.insert(arguments.end(), {"--kv", "q8_0"});
-    shop->must_fail(arguments, {"--kv: q8_0", "f16,bf16,f32"});
+    shop->must_fail(arguments, {"--kv: found 'q8_0'", "f16, bf16, f32 or bits"});
   }
   const auto with = [](std::vector<std::string> arguments, const std::vector<std::string>& more) {
     arguments.insert(arguments.end(), more.begin(), more.end());

@@ -159,7 +159,7 @@ TEST_F(QualityCommand, RefusesWhatCannotBeCompared) {
   const std::string nothing = shop->path("nothing.gguf"), other = shop->path("other.gguf"), prx = shop->path("model.prx");
   shop->must_fail(command({}), {"found no variant, expected --against, --against-kv"});
   shop->must_fail({"quality", model, "--against-kv", "f32"}, {"--text is required"});
-  shop->must_fail(command({"--against-kv", "q3"}), {"--against-kv: q3", "f16,bf16,f32"});
+  shop->must_fail(command({"--against-kv", "q3"}), {"--against-kv: found 'q3'", "f16, bf16, f32 or bits"});
   shop->must_fail(command({"--against", nothing}), {nothing, "cannot open"});
   shop->must_fail(command({"--against", "canonicalise"}), {"unknown pass 'canonicalise'", "did you mean 'canonicalize'?"});
   shop->must_fail(command({"--against", "dce", "--each-pass"}), {"--each-pass", "excludes"});

@@ -221,9 +221,10 @@ class Told final : public rt::Session {
     }
     return ok();
   }
-  void rewind(int64_t positions) override {
+  int64_t rewind(int64_t positions) override {
     calls.push_back("rewind " + std::to_string(positions));
     cache_.resize(size_t(positions));
+    return positions;
   }
   Status step(int32_t) override { return error("step: not expected"); }
   Result<std::span<const float>> logits() override { return error("logits: not expected"); }

@@ -42,7 +42,7 @@ class FlashDecode : GpuAttention {
     stages_ = std::clamp<int64_t>(kSharedBytes / tile_bytes, 2, 4);
     shared_ = b_.shared("tiles", Elem::F16, stages_ * tile_bytes / 2);
     if (splits_ > 1) {
-      partial_ = r_.workspace(row_tiles * groups * splits_ * partial_floats());
+      partial_ = r_.workspace(Elem::F32, row_tiles * groups * splits_ * partial_floats());
       counters_ = r_.counters(row_tiles * groups);
     }
 

@@ -1,0 +1,63 @@
+// A layer's compressed KV cache as kernels address it (runtime/base/kv_pages.h), K or V.
+//
+// Few tokens go straight to the ring of exact groups. Of many, the groups that they and their queries need lie in the workspace for as
+// long as the layer is computed: kv_append brings those before from the ring, kv_demote puts the last back.
+#pragma once
+
+#include "codegen/kernels/region.h"
+#include "runtime/base/kv_pages.h"
+
+namespace prism::codegen {
+
+class KvStore {
+ public:
+  /// `stage`: the workspace if most_tokens are many, which holds K and then V; else nothing.
+  KvStore(Region& r, const ir::Value* kv, bool keys, const std::optional<kir::Buffer>& stage, int64_t most_tokens);
+
+  static bool staged(int64_t most_tokens) { return most_tokens > rt::kKvRollback; }
+  static int64_t stage_bytes(const ir::Type& kv, int64_t most_tokens);
+
+  const rt::KvPlane& shape() const { return shape_; }
+  const kir::Buffer& plane() const { return plane_; }    ///< in bytes
+  const kir::Buffer& exact() const { return stage_ ? *stage_ : plane_; }   ///< where exact groups are now, in bytes
+  kir::Elem element() const { return element_; }         ///< of exact values
+
+  /// Where group `group` (positions / 16) of a head begins in exact().
+  kir::Ex group(kir::Ex head, kir::Ex group) const;
+  /// Where it begins in the plane.
+  kir::Ex ring(kir::Ex head, kir::Ex group) const;
+  kir::Ex sinks(kir::Ex head) const { return ring_at(head, kir::Ex(0)); }
+  kir::Ex first_staged() const;                          ///< group
+
+  kir::Ex codes(kir::Ex page, kir::Ex head) const;       ///< in the plane
+  kir::Ex scales(kir::Ex page, kir::Ex head) const;      ///< by channel group and position
+  int64_t means_at() const { return rt::kKvPage * rt::kv_scales(shape_.size); }   ///< after scales
+  int64_t bases_at() const { return means_at() + (shape_.keys ? shape_.size : 0); }
+
+  /// The eight words (codegen/kernels/planes.h) of block `block` of a page's codes. K: a lane is one of 16 positions, the bytes are 4
+  /// channels, blocks by 16 positions, then by 32 channels. V: a lane is one of 16 channels, the bytes are 4 positions, blocks by 16
+  /// channels, then by 32 positions.
+  std::vector<kir::Ex> words(kir::Ex codes, kir::Ex block) const;
+  void store_words(kir::Ex codes, kir::Ex block, const std::vector<kir::Ex>& words) const;
+  int64_t block_bytes() const { return 64 * shape_.bits; }
+  double middle() const { return double((1 << shape_.bits) - 1) / 2; }
+  kir::Ex scale_base(kir::Ex scales) const { return base(scales, 0); }
+  kir::Ex mean_base(kir::Ex scales) const { return base(scales, 4); }
+  /// Means of 16 channels from `i` on, f32.
+  kir::Ex mean(kir::Ex scales, kir::Ex base, kir::Ex i) const;
+  /// Scales of channel group `g` and the 16 positions of group `p` in the page, f32.
+  kir::Ex scale(kir::Ex scales, kir::Ex base, int64_t g, kir::Ex p) const;
+
+ private:
+  kir::Ex base(kir::Ex scales, int64_t offset) const { return b_.let(b_.load({kir::Elem::F32, 1}, plane_, scales + kir::Ex(bases_at() + offset))); }
+  kir::Ex ring_at(kir::Ex head, kir::Ex slot) const { return (head * rt::kKvExactGroups + slot) * shape_.group_bytes(); }
+
+  kir::Builder& b_;
+  kir::Buffer plane_;
+  std::optional<kir::Buffer> stage_;
+  rt::KvPlane shape_;
+  kir::Elem element_;
+  int64_t stage_groups_ = 0;
+};
+
+}  // namespace prism::codegen
