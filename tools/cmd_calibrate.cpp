@@ -23,7 +23,7 @@ struct Options {
   std::string model, text, out;
   int64_t tokens = 4096, window = 512, sensitivity = 0;
   unsigned threads = 0;
-  bool json = false;
+  bool allow_constant = false, json = false;
 };
 
 /// The text's first tokens; where the model expects it, every window begins with BOS.
@@ -55,7 +55,7 @@ Result<std::map<std::string, quantize::Inputs, std::less<>>> collect(const Optio
     PRISM_CHECK(about(o.model, session->score(piece, [](size_t, std::span<const float>) {})));
   }
   progress("reading the text", 1);
-  return about(o.model, collector.finish());
+  return about(o.model, collector.finish(o.allow_constant));
 }
 
 Status run(Options o) {
@@ -69,6 +69,7 @@ Status run(Options o) {
   PRISM_TRY(c.name, file->get_string("general.name", ""));
   PRISM_TRY(c.model, reference_to(*file, o.threads));
   PRISM_TRY(c.ids, read_ids(*file, o));
+  c.allow_constant = o.allow_constant;
   c.window = o.window;
   PRISM_TRY(auto out, rt::TemporaryFile::create(o.out));  // a long run should not fail at its end
   PRISM_TRY(c.inputs, collect(o, c.ids));
@@ -113,6 +114,7 @@ void add_calibrate(CLI::App& app, Action& chosen) {
   c->add_option("--window", o->window, "Tokens that are read in one context, at most the model's")->capture_default_str()->check(CLI::Range(2, 1 << 20));
   c->add_option("--sensitivity", o->sensitivity, "Measure sensitivities too, over as many of the tokens (128 are a good start); default: none")
       ->check(CLI::Range(0, 1 << 20));
+  c->add_flag("--allow-constant", o->allow_constant, "Take channels that are the same for all tokens, as where a norm has weights of 0");
   c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));
   c->add_flag("--json", o->json, "Print one JSON object with every matrix' ranges, percentiles and sensitivity");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });

@@ -183,6 +183,8 @@ TEST_F(QuantizeCommand, Errors) {
   shop.must_fail({"calibrate", tiny, "--text", shop.path("one.txt"), "-o", cal}, {"one.txt", "found 1 tokens", "at least 2"});
   shop.write_text("same.txt", "qqqqqqqq");
   shop.must_fail({"calibrate", tiny, "--text", shop.path("same.txt"), "-o", cal}, {tiny, "channel", "for all tokens", "more text"});
+  shop.must({"calibrate", tiny, "--text", shop.path("same.txt"), "-o", cal, "--allow-constant"});
+  shop.must({"quantize", tiny, "-o", shop.path("same.gguf"), "--type", "q4_0", "--calibration", cal});
   shop.must_fail({"calibrate", tiny, "--text", text}, {"--output is required"});
   // A weight that is not a number: neither measured nor quantized.
   auto bytes = read_bytes(tiny);

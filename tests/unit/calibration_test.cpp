@@ -118,6 +118,15 @@ TEST_F(CalibrationFile, ChannelsWithoutARangeAreRefused) {
   refuses(with([](Inputs& in) { in.minimum[1] = 4; }), {channel, "found the range 4 to 3", "ascending"});
   refuses(with([](Inputs& in) { in.mean_square[1] = -1; }), {channel, "mean square -1"});
   refuses(with([](Inputs& in) { in.minimum[1] = in.maximum[1] = 0; }), {channel, "found 0 for all tokens", "scale 0", "more text"});
+  Calibration allowed = sample();
+  allowed.allow_constant = true;
+  Inputs& constant = allowed.inputs["output.weight"];
+  constant.minimum[1] = constant.maximum[1] = constant.mean_square[1] = 0;
+  const auto found = read(allowed);
+  ASSERT_TRUE(found) << found.message();
+  EXPECT_TRUE(found->allow_constant);
+  constant.maximum[1] = NAN;
+  refuses(read(allowed), {channel, "nan", "expected finite"});
   refuses(with([](Inputs& in) { in.sensitivity = NAN; }), {"sensitivity of 'output.weight'", "nan"});
   refuses(with([](Inputs& in) { in.sensitivity = -1.0f; }), {"sensitivity of 'output.weight'", "-1"});
   refuses(with([](Inputs& in) { in.histogram.counts[5] = -3; }), {"histogram of the input of 'output.weight'", "-3"});
@@ -243,6 +252,7 @@ TEST(Calibration, AnInputThatNeverChangesHasNoRange) {
   const auto inputs = collector.finish();
   ASSERT_FALSE(inputs);
   EXPECT_NE(inputs.message().find("for all tokens"), std::string::npos) << inputs.message();
+  EXPECT_TRUE(collector.finish(/*allow_constant=*/true));
 }
 
 }  // namespace

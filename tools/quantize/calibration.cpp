@@ -24,15 +24,16 @@ Error wrong_channel(const std::string& weight, size_t c, const Parts&... parts) 
   return error("channel ", c, " of the input of ", quote(weight), ": ", parts...);
 }
 
-Status check_inputs(const std::string& weight, const Inputs& in) {
+Status check_inputs(const std::string& weight, const Inputs& in, bool allow_constant) {
   for (size_t c = 0; c < in.mean_square.size(); ++c) {
     const float square = in.mean_square[c], low = in.minimum[c], high = in.maximum[c];
     if (!std::isfinite(low) || !std::isfinite(high) || !std::isfinite(square))
       return wrong_channel(weight, c, "found the range ", low, " to ", high, " and mean square ", square, ", expected finite numbers");
     if (low > high || square < 0)
       return wrong_channel(weight, c, "found the range ", low, " to ", high, " and mean square ", square, ", expected ascending and not negative ones");
-    if (low == high)
-      return wrong_channel(weight, c, "found ", low, " for all tokens, whose range has scale 0; calibrate with more text");
+    if (low == high && !allow_constant)
+      return wrong_channel(weight, c, "found ", low, " for all tokens, whose range has scale 0; calibrate with more text, or with --allow-constant "
+                                      "if the model never uses it");
   }
   if (in.sensitivity && !(std::isfinite(*in.sensitivity) && *in.sensitivity >= 0))
     return error("sensitivity of ", quote(weight), ": found ", *in.sensitivity, ", expected a finite number that is not negative");
@@ -98,12 +99,12 @@ void Collector::observe(const ir::Operation& op, const std::vector<const ir::Ten
     }
 }
 
-Result<std::map<std::string, Inputs, std::less<>>> Collector::finish() const {
+Result<std::map<std::string, Inputs, std::less<>>> Collector::finish(bool allow_constant) const {
   std::map<std::string, Inputs, std::less<>> all;
   for (const auto& [weight, s] : sums_) {
     Inputs in{{}, s.minimum, s.maximum, s.histogram, {}};
     for (double square : s.squares) in.mean_square.push_back(float(square / double(s.rows)));
-    PRISM_CHECK(check_inputs(weight, in));
+    PRISM_CHECK(check_inputs(weight, in, allow_constant));
     all.emplace(weight, std::move(in));
   }
   return all;
@@ -117,6 +118,7 @@ std::string calibration_bytes(const Calibration& c) {
   w.string("calibration.model.path", c.model.path);
   w.string("calibration.model.size", std::to_string(c.model.size));
   w.string("calibration.model.hash", hex(c.model.hash));
+  w.boolean("calibration.allow_constant", c.allow_constant);
   w.u32("calibration.window", c.window);
   w.ints("calibration.ids", c.ids);
   std::string data;
@@ -151,6 +153,7 @@ Result<Calibration> read_calibration(const std::string& path) {
     if (ec != std::errc() || end != text.data() + text.size())
       return error(path, ": key 'calibration.model.", key, "': found ", quote(text), ", expected a number of base ", base);
   }
+  PRISM_TRY(c.allow_constant, file->get_bool("calibration.allow_constant", false));
   PRISM_TRY(c.window, file->get_int("calibration.window"));
   const gguf::MetaValue* ids = file->find("calibration.ids");
   const auto* values = ids ? std::get_if<std::vector<int64_t>>(ids) : nullptr;
@@ -182,7 +185,7 @@ Result<Calibration> read_calibration(const std::string& path) {
     if ((k == 0 && !in.sensitivity) || in.minimum.size() != k || in.maximum.size() != k)
       return error(path, ": found ", k, " mean squares, ", in.minimum.size(), " minima and ", in.maximum.size(), " maxima of the input of ",
                    quote(weight), ", expected as many of each");
-    if (Status s = check_inputs(weight, in); !s) return error(path, ": ", s.message());
+    if (Status s = check_inputs(weight, in, c.allow_constant); !s) return error(path, ": ", s.message());
   }
   return c;
 }

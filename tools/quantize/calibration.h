@@ -43,6 +43,7 @@ struct Calibration {
   rt::ModelReference model;              ///< the path is only for messages
   std::string name;                      ///< general.name
   std::vector<int32_t> ids;              ///< the text
+  bool allow_constant = false;           ///< channels may be the same for all tokens: the model never uses them
   int64_t window = 0;                    ///< ids are read in pieces of as many, each from an empty context
   std::map<std::string, Inputs, std::less<>> inputs;   ///< by the matrix' name
 
@@ -55,8 +56,8 @@ class Collector {
  public:
   /// To be called for every operation: ir::Evaluator::observe.
   void observe(const ir::Operation& op, const std::vector<const ir::Tensor*>& in);
-  /// Error if a channel was not finite or was the same for all tokens: it has no range.
-  Result<std::map<std::string, Inputs, std::less<>>> finish() const;
+  /// Error if a channel was not finite or, unless `allow_constant`, was the same for all tokens: it has no range.
+  Result<std::map<std::string, Inputs, std::less<>>> finish(bool allow_constant = false) const;
 
  private:
   struct Sums {
@@ -70,7 +71,7 @@ class Collector {
 
 /// The file's bytes.
 std::string calibration_bytes(const Calibration& c);
-/// Reads and checks a file: every range finite and not empty, every mean square finite and not negative.
+/// Reads and checks a file: every range finite and not empty (unless the file allows it), every mean square finite and not negative.
 Result<Calibration> read_calibration(const std::string& path);
 /// Error unless `c`, read from `path`, was made with this model: `found` is the model file's reference.
 Status check_model(const Calibration& c, const std::string& path, const gguf::File& model, const rt::ModelReference& found);
