@@ -4,8 +4,8 @@
 
 #include "codegen/expr.h"
 #include "codegen/generate.h"
+#include "ir/kv_pages.h"
 #include "ir/op_info.h"
-#include "runtime/base/kv_pages.h"
 
 namespace prism::codegen {
 namespace {
@@ -108,8 +108,8 @@ class Counter {
   /// A key and a value of every head.
   static Dim position_bytes(const ir::Type& kv) {
     if (!kv.is_compressed()) return kv.dim(1) * kv.dim(2) * Dim(2 * int64_t(ir::info(kv.dtype).bytes));
-    int64_t page = 0;   // the few exact positions are counted like the others
-    for (const bool keys : {true, false}) page += rt::KvPlane{*kv.dim(1).constant(), *kv.dim(2).constant(), 2, keys ? kv.key_bits : kv.value_bits, keys}.page_bytes();
+    // The few exact positions are counted like the others.
+    const int64_t page = ir::kv_plane(kv, true).page_bytes() + ir::kv_plane(kv, false).page_bytes();
     return page / rt::kKvPage;
   }
   void add(Dim n) { operations_ = operations_ + expression_(n); }

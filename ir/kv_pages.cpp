@@ -15,6 +15,10 @@ Result<KvBits> KvBits::parse(std::string_view text) {
   return KvBits{uint8_t(digit(1)), uint8_t(digit(3))};
 }
 
+rt::KvPlane kv_plane(const Type& kv, bool keys) {
+  return {*kv.dim(1).constant(), *kv.dim(2).constant(), int64_t(info(kv.dtype).bytes), keys ? kv.key_bits : kv.value_bits, keys};
+}
+
 namespace {
 
 /// Takes the mean of each channel, in 8 bits, from the page; it is returned.

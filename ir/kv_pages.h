@@ -9,8 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "ir/type.h"
 #include "runtime/base/kv_pages.h"
-#include "runtime/base/result.h"
 
 namespace prism::ir {
 
@@ -20,6 +20,9 @@ struct KvBits {
   static Result<KvBits> parse(std::string_view text);
   std::string str() const { return "k" + std::to_string(key) + "v" + std::to_string(value); }
 };
+
+/// How K or V of a compressed cache is laid out.
+rt::KvPlane kv_plane(const Type& kv, bool keys);
 
 /// Fractions of the largest magnitude at which the outermost level may be.
 inline constexpr float kKvClips[] = {1.0f, 0.92f, 0.84f, 0.76f};

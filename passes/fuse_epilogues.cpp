@@ -32,7 +32,6 @@ class Fuser {
     for_each(Op::Conv2d, &Fuser::fuse_product);
     for_each(Op::Matmul, &Fuser::fuse_product);
     for_each(Op::KvAppend, &Fuser::fuse_append);
-    for_each(Op::KvDemote, &Fuser::fuse_nothing);
     for_each(Op::FlashAttention, &Fuser::fuse_attention);
     for (Operation& op : graph_.ops) fuse_rows(&op);
     clusters_.outline();
@@ -144,8 +143,6 @@ class Fuser {
     }
     claim(region.getArrayRef());
   }
-
-  void fuse_nothing(Operation* op) { claim({op}); }
 
   void fuse_attention(Operation* op) {
     claim({op});

@@ -196,7 +196,7 @@ Status run(const Options& o) {
                 {"limits", json::array()}, {"rows", json::array()}};
     for (const auto& [threads, l] : limits) out["limits"].push_back(to_json(l, threads));
     for (const Row& r : rows) out["rows"].push_back(to_json(r, rows, limits));
-    printf("%s\n", out.dump(2, ' ', false, json::error_handler_t::replace).c_str());
+    print_json(out);
     return ok();
   }
   printf("%s (%s), %s, KV cache in %s\n", p.name.c_str(), architecture.c_str(), p.codes.at(0).isa.c_str(), kv.c_str());

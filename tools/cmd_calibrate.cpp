@@ -1,16 +1,13 @@
 // prism calibrate: what a model's matrices read, measured over a text.
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "tools/quantize/calibration.h"
 #include "runtime/temporary_file.h"
 #include "tools/commands.h"
 #include "tools/model.h"
+#include "tools/quantize/calibration.h"
 #include "tools/sensitivity.h"
 
 namespace prism::tools {
@@ -28,9 +25,7 @@ struct Options {
 
 /// The text's first tokens; where the model expects it, every window begins with BOS.
 Result<std::vector<int32_t>> read_ids(const gguf::File& file, const Options& o) {
-  std::ifstream in(o.text, std::ios::binary);
-  if (!in) return error(o.text, ": cannot open: ", strerror(errno));
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  PRISM_TRY(const std::string text, read_text(o.text));
   PRISM_TRY(const auto tokenizer, gguf::Tokenizer::create(file));
   PRISM_TRY(const auto all, about(o.text, tokenizer->encode(text, /*parse_special=*/false)));
   std::vector<int32_t> ids;
@@ -90,7 +85,7 @@ Status run(Options o) {
       if (in.sensitivity) row["sensitivity"] = *in.sensitivity;
       matrices.push_back(row);
     }
-    printf("%s\n", json{{"file", o.out}, {"tokens", c.ids.size()}, {"seconds", seconds()}, {"matrices", matrices}}.dump(2, ' ', false, json::error_handler_t::replace).c_str());
+    print_json({{"file", o.out}, {"tokens", c.ids.size()}, {"seconds", seconds()}, {"matrices", matrices}});
     return ok();
   }
   fprintf(stderr, "%s: inputs of %zu matrices over %zu tokens in %.1f s", o.out.c_str(), c.inputs.size(), c.ids.size(), collected);
@@ -108,14 +103,14 @@ void add_calibrate(CLI::App& app, Action& chosen) {
             "op in f32. With --sensitivity also how far the model's predictions move (KL divergence) when that matrix alone is quantized:\n"
             "prism quantize --auto chooses formats by it.");
   c->add_option("model", o->model, "GGUF file")->required();
-  c->add_option("--text", o->text, "Text of the kind that the model will read")->required();
+  c->add_option("--text", o->text, "Text of the kind that the model will read, - for standard input")->required();
   c->add_option("-o,--output", o->out, "The calibration file to write")->required();
   c->add_option("--tokens", o->tokens, "Tokens of the text to read at most")->capture_default_str()->check(CLI::Range(2, 1 << 24));
   c->add_option("--window", o->window, "Tokens that are read in one context, at most the model's")->capture_default_str()->check(CLI::Range(2, 1 << 20));
   c->add_option("--sensitivity", o->sensitivity, "Measure sensitivities too, over as many of the tokens (128 are a good start); default: none")
       ->check(CLI::Range(0, 1 << 20));
   c->add_flag("--allow-constant", o->allow_constant, "Take channels that are the same for all tokens, as where a norm has weights of 0");
-  c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));
+  add_threads(*c, o->threads);
   c->add_flag("--json", o->json, "Print one JSON object with every matrix' ranges, percentiles and sensitivity");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }

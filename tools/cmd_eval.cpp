@@ -20,9 +20,7 @@ struct Options {
 Status run(const Options& o) {
   std::string list = o.ids;
   if (!list.empty() && list[0] == '@') {
-    std::ifstream in(list.substr(1));
-    if (!in) return error(list.substr(1), ": cannot open: ", strerror(errno));
-    list.assign(std::istreambuf_iterator<char>(in), {});
+    PRISM_TRY(list, read_text(list.substr(1)));
   }
   PRISM_TRY(auto ids, parse_ids(list));
   if (ids.empty()) return error("--ids: found none, expected at least one");
@@ -68,7 +66,7 @@ void add_eval(CLI::App& app, Action& chosen) {
   c->add_option("--logits", o->out, "File to write")->required();
   c->add_flag("--prefill", o->prefill, "Logits as a prompt's kernels compute them instead of those that generate (slower)");
   c->add_flag("--reference", o->reference, "Use the reference evaluator (f32 weights, activations and cache)");
-  c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->check(CLI::Range(0, 1024));
+  add_threads(*c, o->threads);
   add_target(*c, o->target);
   add_isa(*c, o->isa);
   add_kv(*c, o->kv);

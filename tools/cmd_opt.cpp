@@ -48,14 +48,7 @@ Status run(const Options& o) {
              int(p.options.size()), p.options.data(), p.options.empty() ? "" : "}");
     return ok();
   }
-  std::string text;
-  if (o.file == "-") {
-    text.assign(std::istreambuf_iterator<char>(std::cin), {});
-  } else {
-    std::ifstream in(o.file, std::ios::binary);
-    if (!in) return error(o.file, ": cannot open: ", strerror(errno));
-    text.assign(std::istreambuf_iterator<char>(in), {});
-  }
+  PRISM_TRY(const std::string text, read_text(o.file));
   PRISM_TRY(auto module, ir::parse(text, o.file));
   if (auto status = ir::verify(*module); !status) return error(o.file, ": ", status.message());
   PRISM_TRY(auto pipeline, passes::parse_pipeline(o.passes));

@@ -2,13 +2,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iostream>
 
 #include "analysis/lockstep.h"
 #include "frontends/gguf/synth.h"
@@ -111,15 +107,6 @@ Result<std::vector<Side>> load_sides(const Options& o) {
     sides.push_back(std::move(variant));
   }
   return sides;
-}
-
-Result<std::string> read_text(const std::string& path) {
-  if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return error(path, ": cannot open: ", strerror(errno));
-  std::string text((std::istreambuf_iterator<char>(in)), {});
-  if (in.bad()) return error(path, ": cannot read: ", strerror(errno));
-  return text;
 }
 
 struct Tokens {
@@ -242,7 +229,7 @@ void add_quality(CLI::App& app, Action& chosen) {
   c->add_flag("--prompt", o->prompt, "The kernels of prompts read the contexts of model and variant, not those that generate");
   c->add_option("--limit", o->limit, "Ids of the text at most; 0 = all")->check(CLI::NonNegativeNumber);
   c->add_option("--from", o->from, "Count only this position of each context and those after it")->check(CLI::NonNegativeNumber);
-  c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->check(CLI::Range(0, 1024));
+  add_threads(*c, o->threads);
   add_target(*c, o->target);
   add_isa(*c, o->isa);
   add_kv(*c, o->kv);

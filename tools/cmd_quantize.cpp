@@ -6,13 +6,13 @@
 #include <nlohmann/json.hpp>
 
 #include "frontends/gguf/quote.h"
-#include "tools/quantize/blocks.h"
-#include "tools/quantize/choose.h"
-#include "tools/quantize/model.h"
 #include "runtime/base/checked.h"
 #include "runtime/fill.h"
 #include "tools/commands.h"
 #include "tools/model.h"
+#include "tools/quantize/blocks.h"
+#include "tools/quantize/choose.h"
+#include "tools/quantize/model.h"
 #include "tools/write_model.h"
 
 namespace prism::tools {
@@ -162,7 +162,7 @@ Status run(const Options& o) {
     json out = {{"file", o.out}, {"bytes", made->size()}, {"bits_per_weight", bits_per_weight(*made)}, {"seconds", seconds},
                 {"tensors", to_json(*made, errors->sums())}};
     if (o.automatic) out["expected_kl"] = choice.divergence;
-    printf("%s\n", out.dump(2, ' ', false, json::error_handler_t::replace).c_str());
+    print_json(out);
     return ok();
   }
   print_table(*made);
@@ -190,7 +190,7 @@ void add_quantize(CLI::App& app, Action& chosen) {
   c->add_option("--bytes", o->bytes, "Bytes of the file")->check(CLI::Range(uint64_t(1), uint64_t(1) << 50))->needs(automatic)->excludes(bits);
   type->excludes(automatic);
   c->add_flag("--requantize", o->requantize, "Take a model that is quantized already");
-  c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));
+  add_threads(*c, o->threads);
   c->add_flag("--json", o->json, "Print one JSON object with every tensor's format, size and relative error");
   c->callback([o, &chosen] {
     if (!o->automatic && o->type.empty()) throw CLI::RequiredError("--type or --auto");

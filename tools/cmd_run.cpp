@@ -100,7 +100,7 @@ Status run(const RunOptions& o) {
         {"prompt_tokens_per_second", double(ids.size()) / (1e-3 * first_token_ms)},
         {"kv", {{"dtype", kv.dtype}, {"positions", kv.positions}, {"demoted", kv.demoted}, {"capacity", kv.capacity}, {"bytes_used", kv.bytes_used},
                 {"bytes_exact", kv.bytes_exact}, {"bytes_allocated", kv.bytes_allocated}, {"bytes_f16", kv.bytes_f16}, {"bytes_f32", kv.bytes_f32}}}};
-    printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    print_json(out);
   } else {
     printf("\n");
     fflush(stdout);
@@ -132,7 +132,7 @@ void add_run(CLI::App& app, Action& chosen) {
   c->add_option("--min-p", o->sampler.min_p, "Drop tokens below this fraction of the likeliest")->capture_default_str();
   c->add_option("--repeat-penalty", o->sampler.repeat_penalty, "Divide the logits of recent tokens")->capture_default_str();
   c->add_option("--seed", o->sampler.seed, "Seed of the random draw")->capture_default_str();
-  c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));
+  add_threads(*c, o->threads);
   c->add_option("--ctx", o->context, "Positions the KV cache holds; 0 = 4096 or what the run needs")->check(CLI::NonNegativeNumber);
   add_target(*c, o->target);
   add_isa(*c, o->isa);

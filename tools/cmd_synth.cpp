@@ -66,7 +66,7 @@ void add_synth(CLI::App& app, Action& chosen) {
   c->add_option("--layers", o->layers, "Layers; default: the shape's");
   c->add_option("--vocab", o->vocab, "Tokens; default: the shape's");
   c->add_option("--ctx", o->context, "Positions of the context; default: the shape's");
-  c->add_option("-t,--threads", o->threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));
+  add_threads(*c, o->threads);
   c->add_flag("--list", o->list, "List the shapes, their parameters and sizes");
   c->callback([o, &chosen] {
     if (!o->list && o->shape.empty()) throw CLI::RequiredError("shape");

@@ -3,12 +3,19 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
 
 #include "runtime/base/result.h"
 
 namespace prism::tools {
 
 using Action = std::function<Status()>;
+
+/// On standard output; bytes of names and texts that are no UTF-8 are replaced.
+void print_json(const nlohmann::json& value);
+/// All of a file, or of standard input for "-".
+Result<std::string> read_text(const std::string& path);
 
 /// --isa: the instruction set to compile for.
 inline void add_isa(CLI::App& command, std::string& isa) {
@@ -32,6 +39,11 @@ inline void add_kv(CLI::App& command, std::string& kv) {
 /// --pipeline: the passes to run.
 inline void add_pipeline(CLI::App& command, std::string& pipeline) {
   command.add_option("--pipeline", pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"; default: cpu, cpu-avx512, cpu-amx or gpu, by target and --isa");
+}
+
+/// -t: 0 = all cores.
+inline void add_threads(CLI::App& command, unsigned& threads) {
+  command.add_option("-t,--threads", threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));
 }
 
 /// --target: see tools/target.h.

@@ -18,8 +18,9 @@ namespace prism::tools {
 
 /// What --kv chooses.
 struct KvChoice {
-  ir::DType dtype = ir::DType::F16;
-  std::string bits = {};  ///< of demoted positions, as plan-kv-compression takes them; empty: none are
+  KvChoice(ir::DType dtype = ir::DType::F16, std::string bits = {}) : dtype(dtype), bits(std::move(bits)) {}
+  ir::DType dtype;
+  std::string bits;       ///< of demoted positions, as plan-kv-compression takes them; empty: none are
 };
 
 struct CompileOptions {

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "tools/commands.h"
+
 namespace prism::tools {
 
 namespace {
@@ -90,7 +92,7 @@ void print_json(const QualityReport& r) {
     if (r.noise && v + 1 == r.variants.size()) out["noise"] = std::move(variant);
     else out["variants"].push_back(std::move(variant));
   }
-  printf("%s\n", out.dump(2, ' ', false, json::error_handler_t::replace).c_str());
+  print_json(out);
 }
 
 }  // namespace prism::tools

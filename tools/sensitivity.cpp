@@ -1,9 +1,9 @@
 #include "tools/sensitivity.h"
 
 #include "analysis/divergence.h"
-#include "tools/quantize/model.h"
 #include "runtime/session.h"
 #include "tools/model.h"
+#include "tools/quantize/model.h"
 
 namespace prism::tools {
 
@@ -17,7 +17,7 @@ class Probe {
  public:
   static Result<Probe> create(std::shared_ptr<gguf::File> file, const quantize::Calibration& calibration, int64_t tokens, unsigned threads) {
     PRISM_TRY(auto plain, quantize::quantized_file(file, quantize::uniform_types(*file, ir::DType::F32)));
-    PRISM_TRY(auto compiled, compile_gguf(plain, {.kv = {.dtype = ir::DType::F32, .bits = {}}}));
+    PRISM_TRY(auto compiled, compile_gguf(plain, {.kv = ir::DType::F32}));
     const auto ids = std::span(calibration.ids).first(std::min(calibration.ids.size(), size_t(tokens)));
     return Probe(std::move(compiled.program), ids, calibration.window, threads);
   }

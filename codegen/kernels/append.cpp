@@ -42,8 +42,8 @@ class Append {
         const Ex past = b_.let(r_.dim(kv->type.dim(0))), ctx = b_.dim("ctx");
         if (kv->type.is_compressed()) {
           PRISM_CHECK(open_stores(append));
-          for (const KvStore& store : stores_)
-            parts.push_back({store.shape().keys ? k : val, [&store, this](Ex token, Ex head, const Buffer& x) { store_exact(store, b_.let(past_ + token), head, x); }});
+          for (const KvStore* store : {&stores_->keys, &stores_->values})
+            parts.push_back({store->shape().keys ? k : val, [store, this](Ex token, Ex head, const Buffer& x) { store_exact(*store, b_.let(past_ + token), head, x); }});
           continue;
         }
         const Buffer keys = r_.keys(kv), values = r_.values(kv);
@@ -91,10 +91,10 @@ class Append {
       }
     };
     ir::Dim tasks = tokens * ir::Dim(total);
-    if (staged_) {
+    if (stores_ && stores_->keys.staged()) {
       const Ex appended = b_.let(r_.dim(tasks));
       b_.if_(b_.task() < appended, append, [&] { fill_stage(b_.let(b_.task() - appended)); });
-      tasks = tasks + ir::Dim(kStaged * 2 * stores_[0].shape().heads);
+      tasks = tasks + ir::Dim(kStaged * 2 * stores_->keys.shape().heads);
     } else {
       append();
     }
@@ -107,14 +107,10 @@ class Append {
 
   Status open_stores(const ir::Operation& append) {
     if (b_.block_threads()) return r_.unsupported(append, "GPUs have no compressed caches yet; choose f16 (see --kv)");
-    if (!stores_.empty()) return r_.unsupported(append, "two compressed caches in one kernel");
+    if (stores_) return r_.unsupported(append, "two compressed caches in one kernel");
     const ir::Value* kv = append.operand(0);
-    const int64_t most_tokens = append.attr<int64_t>("most_tokens");
-    staged_ = KvStore::staged(most_tokens);
     past_ = b_.let(r_.dim(kv->type.dim(0)));
-    std::optional<Buffer> stage;
-    if (staged_) stage = r_.workspace(Elem::U8, KvStore::stage_bytes(kv->type, most_tokens));
-    for (bool keys : {true, false}) stores_.emplace_back(r_, kv, keys, stage, most_tokens);
+    stores_.emplace(open_kv_stores(r_, kv, append.attr<int64_t>("most_tokens")));
     return ok();
   }
 
@@ -132,10 +128,11 @@ class Append {
 
   /// One group of a head before the new tokens; of the last one the positions that are there, as others write the next.
   void fill_stage(Ex task) {
-    const int64_t heads = stores_[0].shape().heads;
-    const Ex index = b_.let(task % (2 * heads)), head = b_.let(index / 2), group = b_.let(stores_[0].first_staged() + task / (2 * heads));
+    const int64_t heads = stores_->keys.shape().heads;
+    const Ex index = b_.let(task % (2 * heads)), head = b_.let(index / 2), group = b_.let(stores_->keys.first_staged() + task / (2 * heads));
     const Ex there = b_.let(min(past_ - group * rt::kKvGroup, Ex(rt::kKvGroup)));
-    for (const KvStore& store : stores_) {
+    for (const KvStore* plane : {&stores_->keys, &stores_->values}) {
+      const KvStore& store = *plane;
       const int64_t d = store.shape().size, bytes = elem_bytes(store.element());
       b_.if_(index % 2 == Ex(int64_t(!store.shape().keys)), [&] {
         b_.if_(Ex(0) < there, [&] {
@@ -277,8 +274,7 @@ class Append {
   Builder& b_;
   Worker& work_;
   int tables_ = 0;
-  std::vector<KvStore> stores_;   ///< of a compressed cache: K, V
-  bool staged_ = false;
+  std::optional<KvStores> stores_;   ///< of a compressed cache
   Ex past_;
 };
 

@@ -36,11 +36,7 @@ Status CpuAttention::read(int64_t unit) {
   values_ = r_.values(kv);
   if (kv->type.is_compressed()) {
     if (tile_k_ != rt::kKvPage || !causal_) return r_.unsupported(*op_, "a compressed cache needs causal attention in tiles of " + std::to_string(rt::kKvPage) + " keys");
-    const int64_t most_tokens = op_->attr<int64_t>("most_tokens");
-    std::optional<Buffer> stage;
-    if (KvStore::staged(most_tokens)) stage = r_.workspace(Elem::U8, KvStore::stage_bytes(kv->type, most_tokens));
-    keys_store_.emplace(r_, kv, true, stage, most_tokens);
-    values_store_.emplace(r_, kv, false, stage, most_tokens);
+    stores_.emplace(open_kv_stores(r_, kv, op_->attr<int64_t>("most_tokens")));
   }
   tokens_ = b_.let(r_.dim(op_->operand(0)->type.dim(0)));
   total_ = b_.let(r_.dim(kv->type.dim(0)));
@@ -77,6 +73,19 @@ ByteTile CpuAttention::page_tile(const KvStore& store, Ex page) {
           [=, &store](Ex i) { return store.mean(scales, mean_base, i); }, store.middle()};
 }
 
+void CpuAttention::start_pages(int at_once, int vectors) {
+  if (!compressed()) return;
+  products_.emplace(b_, d_, rows_, at_once, vectors);
+  products_->set_queries(q_);
+}
+
+void CpuAttention::demoted_tile(Ex key0, const std::function<ByteTile(const KvStore&, Ex)>& tile) {
+  const Ex page = b_.let(key0 / rt::kKvPage);
+  products_->scores(tile(stores_->keys, page), scores_);
+  softmax(key0, Part::Demoted);
+  products_->add_values(tile(stores_->values, page), weights_, decay_, o_);
+}
+
 void CpuAttention::begin_tiles() {
   const int64_t slots = heads_ / group_;
   const Ex count = b_.let((tokens_ + Ex(tile_q_ - 1)) / int64_t(tile_q_));
@@ -97,13 +106,13 @@ void CpuAttention::set_head(Ex head) {
 
 Ex CpuAttention::group_at(bool keys, Ex key0, Ex g, Part part) {
   if (!compressed()) return b_.let(plane_ + (key0 + g * kLanes) * d_);
-  const KvStore& store = keys ? *keys_store_ : *values_store_;
+  const KvStore& store = keys ? stores_->keys : stores_->values;
   return part == Part::Sinks ? store.sinks(kv_head_) : store.group(kv_head_, b_.let(key0 / rt::kKvGroup + g));
 }
 
 const Buffer& CpuAttention::exact(bool keys, Part part) const {
   if (!compressed()) return keys ? keys_ : values_;
-  const KvStore& store = keys ? *keys_store_ : *values_store_;
+  const KvStore& store = keys ? stores_->keys : stores_->values;
   return part == Part::Sinks ? store.plane() : store.exact();
 }
 

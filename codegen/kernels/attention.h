@@ -22,20 +22,24 @@ class CpuAttention {
   enum class Part { All, Exact, Demoted, Sinks };
 
   int vectors(Part part) const { return part == Part::Sinks ? sink_vectors_ : tile_k_ / kLanes; }
-  bool compressed() const { return keys_store_.has_value(); }
+  bool compressed() const { return stores_.has_value(); }
   /// The first key after the sinks that a query at `position` reads as it was appended.
   kir::Ex first_exact(kir::Ex position) { return b_.let(max((position + kir::Ex(1)) / rt::kKvPage - kir::Ex(rt::kKvRecentPages), kir::Ex(int64_t(0))) * rt::kKvPage); }
   /// Where 16 keys of a tile begin in K or V, in the buffer's units, and the buffer.
   kir::Ex group_at(bool keys, kir::Ex key0, kir::Ex g, Part part);
   const kir::Buffer& exact(bool keys, Part part) const;
-  kir::Elem element(bool keys) const { return compressed() ? keys_store_->element() : keys ? keys_.elem : values_.elem; }
-  int64_t unit() const { return compressed() ? kir::elem_bytes(keys_store_->element()) : 1; }   ///< of an element
+  kir::Elem element() const { return compressed() ? stores_->keys.element() : keys_.elem; }      ///< of exact keys and values
+  int64_t unit() const { return compressed() ? kir::elem_bytes(element()) : 1; }                 ///< that an element takes
 
   /// body(first key, part) for all tiles of keys [begin, end), begin at a tile's beginning.
   void each_tile(kir::Ex begin, kir::Ex end, const std::function<void(kir::Ex, Part)>& body);
 
   /// A demoted page of the task's KV head as it lies in the cache.
   ByteTile page_tile(const KvStore& store, kir::Ex page);
+  /// Of a compressed cache, after start_rows and before demoted tiles: see ByteProducts.
+  void start_pages(int at_once, int vectors);
+  /// A demoted tile of keys and values; `tile`: what page_tile says, or made of it.
+  void demoted_tile(kir::Ex key0, const std::function<ByteTile(const KvStore&, kir::Ex)>& tile);
 
   /// Kernels of many tokens: the task's tokens and heads. Cheap (early) and dear (late) tiles of tokens alternate, so that a static split
   /// over threads is even.
@@ -66,7 +70,7 @@ class CpuAttention {
   rt::Isa isa_;
   const ir::Operation* op_ = nullptr;
   kir::Buffer queries_, keys_, values_;
-  std::optional<KvStore> keys_store_, values_store_;      ///< of a compressed cache
+  std::optional<KvStores> stores_;                        ///< of a compressed cache
   int64_t heads_ = 0, kv_heads_ = 0, d_ = 0, window_ = 0;
   bool causal_ = false;
   double cap_ = 0, scale_ = 1;
@@ -86,6 +90,7 @@ class CpuAttention {
   kir::Ex first_seen(kir::Ex position, Part part), last_seen(kir::Ex position, Part part);
 
   kir::Ex lanes_;                                         ///< 0 to 15
+  std::optional<ByteProducts> products_;                  ///< of a compressed cache
   kir::Ex plane_;                                         ///< where the head's keys and values begin, if they are not compressed
   bool rotated_ = false;                                  ///< the region rotates the sums
 };

@@ -27,7 +27,7 @@ ByteProducts::Narrow ByteProducts::allocate(const std::string& name, int64_t n, 
 void ByteProducts::narrow(const Narrow& to, Ex part, Ex at, const std::vector<Ex>& values) {
   Ex most = call(Fn::Abs, {values[0]});
   for (size_t i = 1; i < values.size(); ++i) most = max(most, call(Fn::Abs, {values[i]}));
-  const Ex scale = b_.let(call(Fn::ReduceMax, {most}) * Ex(1.0 / 127)), inverse = b_.let(select(Ex(0.0) < scale, Ex(1.0) / scale, Ex(0.0)));
+  const Ex scale = b_.let(call(Fn::ReduceMax, {most}) * Ex(1.0 / 127)), inverse = b_.let(inverse_or_zero(scale));
   Ex sum;
   for (size_t i = 0; i < values.size(); ++i) {
     const Ex code = b_.let(call(Fn::RoundEven, {values[i] * inverse}));
@@ -79,9 +79,6 @@ void ByteProducts::scores(const ByteTile& keys, const Buffer& scores) {
   });
   b_.for_(0, rows_, at_once_, [&](Ex first) {
     b_.for_(0, kVectors, vectors_, [&](Ex v) {
-      std::vector<Ex> totals;
-      for (int row = 0; row < at_once_; ++row)
-        for (int n = 0; n < vectors_; ++n) totals.push_back(groups == 1 ? Ex() : b_.var(splat(b_.load(means_, first + Ex(row)), kLanes)));
       for (int64_t g = 0; g < groups; ++g) {
         const std::vector<Ex> sums = zeros();
         b_.for_(g * blocks, (g + 1) * blocks, 1, [&](Ex block) {
@@ -96,17 +93,13 @@ void ByteProducts::scores(const ByteTile& keys, const Buffer& scores) {
           const Ex part = b_.let((first + Ex(row)) * groups + Ex(g));
           const Ex middle = splat(b_.let(b_.load(q_.sum, part) * Ex(keys.middle)), kLanes), by = splat(b_.load(q_.scale, part), kLanes);
           for (int n = 0; n < vectors_; ++n) {
-            const size_t i = size_t(row * vectors_ + n);
-            const Ex product = b_.let(cast(Elem::F32, sums[i]) - middle), before = groups == 1 ? splat(b_.load(means_, part), kLanes) : totals[i];
-            const Ex total = fma(product, b_.let(scale[size_t(n)] * by), before);
-            if (groups == 1) b_.store(scores, (first + Ex(row)) * rt::kKvPage + (v + Ex(n)) * kLanes, total);
-            else b_.assign(totals[i], total);
+            const Ex to = b_.let((first + Ex(row)) * rt::kKvPage + (v + Ex(n)) * kLanes);
+            const Ex product = b_.let(cast(Elem::F32, sums[size_t(row * vectors_ + n)]) - middle);
+            const Ex before = g == 0 ? splat(b_.load(means_, first + Ex(row)), kLanes) : b_.load(scores, to, kLanes);
+            b_.store(scores, to, fma(product, b_.let(scale[size_t(n)] * by), before));
           }
         }
       }
-      if (groups == 1) return;
-      for (int row = 0; row < at_once_; ++row)
-        for (int n = 0; n < vectors_; ++n) b_.store(scores, (first + Ex(row)) * rt::kKvPage + (v + Ex(n)) * kLanes, totals[size_t(row * vectors_ + n)]);
     });
   });
 }

@@ -22,25 +22,23 @@ class Demote {
   Result<LoweredKernel> run() {
     const ir::Operation& op = r_.body.ops.front();
     const ir::Value* kv = op.operand(0);
-    const int64_t most_tokens = op.attr<int64_t>("most_tokens"), heads = *kv->type.dim(1).constant();
+    const int64_t heads = *kv->type.dim(1).constant();
     size_ = *kv->type.dim(2).constant();
-    const bool staged = KvStore::staged(most_tokens);
-    std::optional<Buffer> stage;
-    if (staged) stage = r_.workspace(Elem::U8, KvStore::stage_bytes(kv->type, most_tokens));
-    const KvStore keys(r_, kv, true, stage, most_tokens), values(r_, kv, false, stage, most_tokens);
+    const KvStores stores = open_kv_stores(r_, kv, op.attr<int64_t>("most_tokens"));
+    const bool staged = stores.keys.staged();
     x_ = b_.scratch("x", Elem::F32, size_ * rt::kKvPage);
     scales_ = b_.scratch("scales", Elem::F32, rt::kv_scales(size_) * rt::kKvPage);
     codes_ = b_.scratch("codes", Elem::U8, size_ * rt::kKvPage);
     words_ = b_.scratch("words", Elem::U32, size_ * kLanes);
 
-    const ir::Dim pages = ir::Dim::symbol("demote") * ir::Dim(2 * heads);
+    const ir::Dim pages = ir::Dim::symbol(rt::kDemoteDim) * ir::Dim(2 * heads);
     const Ex all = b_.let(r_.dim(pages));
     const auto each_plane = [&](Ex index, const std::function<void(const KvStore&, Ex)>& body) {  // index: of head and plane
       const Ex head = b_.let(index / 2);
-      b_.if_(index % 2 == Ex(0), [&] { body(keys, head); }, [&] { body(values, head); });
+      b_.if_(index % 2 == Ex(0), [&] { body(stores.keys, head); }, [&] { body(stores.values, head); });
     };
     b_.if_(b_.task() < all, [&] {
-      const Ex page = b_.let(b_.dim("demoted") + b_.task() / (2 * heads));
+      const Ex page = b_.let(b_.dim(rt::kDemotedDim) + b_.task() / (2 * heads));
       each_plane(b_.let(b_.task() % (2 * heads)), [&](const KvStore& store, Ex head) { demote(store, head, page); });
     }, [&] {
       if (!staged) return;
@@ -75,25 +73,26 @@ class Demote {
     });
   }
 
-  Ex position_vector(Ex channel, int64_t v) { return b_.load(x_, channel * rt::kKvPage + Ex(v * kLanes), kLanes); }
+  /// 16 positions of a channel.
+  Ex values(Ex channel, Ex v) { return b_.load(x_, channel * rt::kKvPage + v * kLanes, kLanes); }
 
   /// Takes the channels' means from the page.
   void take_means(const KvStore& store, Ex scales) {
     const Buffer means = b_.scratch("means", Elem::F32, size_);
     const Ex most = b_.var(Ex(0.0));
     b_.for_(0, size_, 1, [&](Ex i) {
-      Ex sum = position_vector(i, 0);
-      for (int64_t v = 1; v < kVectors; ++v) sum = sum + position_vector(i, v);
+      Ex sum = values(i, Ex(int64_t(0)));
+      for (int64_t v = 1; v < kVectors; ++v) sum = sum + values(i, Ex(v));
       const Ex mean = b_.let(call(Fn::ReduceAdd, {sum}) * Ex(1.0 / double(rt::kKvPage)));
       b_.store(means, i, mean);
       b_.assign(most, max(most, call(Fn::Abs, {mean})));
     });
-    const Ex base = b_.let(most * Ex(1.0 / 127)), inverse = b_.let(select(Ex(0.0) < base, Ex(1.0) / base, Ex(0.0)));
-    b_.store(store.plane(), scales + Ex(store.bases_at() + 4), base);
+    const Ex base = b_.let(most * Ex(1.0 / 127)), inverse = b_.let(inverse_or_zero(base));
+    b_.store(store.plane(), store.mean_base_at(scales), base);
     b_.for_(0, size_, 1, [&](Ex i) {
       const Ex code = b_.let(call(Fn::RoundEven, {b_.load(means, i) * inverse})), mean = b_.let(code * base);
       b_.store(store.plane(), scales + Ex(store.means_at()) + i, cast(Elem::I8, cast(Elem::I32, code)));
-      for (int64_t v = 0; v < kVectors; ++v) b_.store(x_, i * rt::kKvPage + Ex(v * kLanes), position_vector(i, v) - mean);
+      for (int64_t v = 0; v < kVectors; ++v) b_.store(x_, i * rt::kKvPage + Ex(v * kLanes), values(i, Ex(v)) - mean);
     });
   }
 
@@ -101,22 +100,19 @@ class Demote {
     return min(max(call(Fn::RoundEven, {fma(x, inverse, constant({Elem::F32, kLanes}, double(most) / 2))}), constant({Elem::F32, kLanes}, 0)), constant({Elem::F32, kLanes}, most));
   }
 
-  static Ex inverse_of(Ex x) { return select(constant({Elem::F32, kLanes}, 0) < x, constant({Elem::F32, kLanes}, 1) / x, constant({Elem::F32, kLanes}, 0)); }
-
   /// Of 16 positions and the channels from `first` on the scale that leaves the least squared error.
   Ex best_scale(int64_t first, Ex v, int most) {
     const int64_t end = first + rt::kv_scale_group(size_);
-    const auto value = [&](Ex i) { return b_.load(x_, i * rt::kKvPage + v * kLanes, kLanes); };
     const Ex largest = b_.var(constant({Elem::F32, kLanes}, 0));
-    b_.for_(first, end, 1, [&](Ex i) { b_.assign(largest, max(largest, call(Fn::Abs, {value(i)}))); });
+    b_.for_(first, end, 1, [&](Ex i) { b_.assign(largest, max(largest, call(Fn::Abs, {values(i, v)}))); });
     std::vector<Ex> inverse, products, squares;
     for (float clip : ir::kKvClips) {
-      inverse.push_back(b_.let(inverse_of(largest * Ex(double(clip) / (double(most) / 2)))));
+      inverse.push_back(b_.let(inverse_or_zero(largest * Ex(double(clip) / (double(most) / 2)))));
       products.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
       squares.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
     }
     b_.for_(first, end, 1, [&](Ex i) {
-      const Ex x = b_.let(value(i));
+      const Ex x = b_.let(values(i, v));
       for (size_t c = 0; c < inverse.size(); ++c) {
         const Ex level = b_.let(code(x, inverse[c], most) - Ex(double(most) / 2));
         b_.assign(products[c], fma(x, level, products[c]));
@@ -146,16 +142,16 @@ class Demote {
         b_.store(scales_, Ex(g * rt::kKvPage) + v * kLanes, scale);
         b_.assign(largest, max(largest, scale));
       });
-    const Ex base = b_.let(call(Fn::ReduceMax, {largest}) * Ex(1.0 / (255.0 * 255.0))), inverse = b_.let(select(Ex(0.0) < base, Ex(1.0) / base, Ex(0.0)));
-    b_.store(store.plane(), scales + Ex(store.bases_at()), base);
+    const Ex base = b_.let(call(Fn::ReduceMax, {largest}) * Ex(1.0 / (255.0 * 255.0))), inverse = b_.let(inverse_or_zero(base));
+    b_.store(store.plane(), store.scale_base_at(scales), base);
     b_.for_(0, kVectors, 1, [&](Ex v) {
       for (int64_t g = 0; g < groups; ++g) {
         const Ex at = b_.let(Ex(g * rt::kKvPage) + v * kLanes);
         const Ex byte = b_.let(call(Fn::RoundEven, {call(Fn::Sqrt, {b_.load(scales_, at, kLanes) * inverse})}));
         b_.store(store.plane(), scales + at, cast(Elem::U8, cast(Elem::I32, byte)));
-        const Ex scale = b_.let(byte * byte * base), by = b_.let(inverse_of(scale));
+        const Ex scale = b_.let(byte * byte * base), by = b_.let(inverse_or_zero(scale));
         b_.for_(g * channels, (g + 1) * channels, 1, [&](Ex i) {
-          b_.store(codes_, i * rt::kKvPage + v * kLanes, cast(Elem::U8, cast(Elem::I32, code(b_.load(x_, i * rt::kKvPage + v * kLanes, kLanes), by, most))));
+          b_.store(codes_, i * rt::kKvPage + v * kLanes, cast(Elem::U8, cast(Elem::I32, code(values(i, v), by, most))));
         });
       }
     });

@@ -28,11 +28,8 @@ class FlashMatrix : CpuAttention {
     allocate(Elem::BF16, Elem::BF16);
     operand_ = b_.scratch("operand", Elem::U32, tile_k_ / 2 * d_);
     start_rows();
-    if (compressed()) {
-      sink_vectors_ = tile_k_ / kLanes;
-      products_.emplace(b_, d_, rows_, rows_ % 12 ? 8 : 12, kColumns);
-      products_->set_queries(q_);
-    }
+    sink_vectors_ = tile_k_ / kLanes;
+    start_pages(rows_ % 12 ? 8 : 12, kColumns);
     each_tile(first_tile(), b_.let(last_key()), [&](Ex key0, Part part) { tile(key0, part); });
     b_.for_(0, rows_, 1, [&](Ex row) { finish_row(row, call(Fn::ReduceAdd, {b_.load(sum_, row * kLanes, kLanes)})); });
     return finish_tiles();
@@ -53,7 +50,7 @@ class FlashMatrix : CpuAttention {
   }
 
   void tile(Ex key0, Part part) {
-    if (part == Part::Demoted) return demoted_tile(key0);
+    if (part == Part::Demoted) return demoted_tile(key0, [&](const KvStore& store, Ex page) { return page_bytes(store, page); });
     keys_operand(key0, part);
     multiply(q_, d_, tile_k_ / kLanes, scores_, false);
     softmax(key0, part);
@@ -61,14 +58,7 @@ class FlashMatrix : CpuAttention {
     multiply(weights_, tile_k_, d_ / kLanes, o_, true);
   }
 
-  /// Pages are multiplied in bytes, for which their codes are taken from the planes once.
-  void demoted_tile(Ex key0) {
-    const Ex page = b_.let(key0 / rt::kKvPage);
-    products_->scores(page_bytes(*keys_store_, page), scores_);
-    softmax(key0, Part::Demoted);
-    products_->add_values(page_bytes(*values_store_, page), weights_, decay_, o_);
-  }
-
+  /// The words of a page, taken from its planes once for all rows.
   ByteTile page_bytes(const KvStore& store, Ex page) {
     ByteTile tile = page_tile(store, page);
     b_.for_(0, d_ / kPlaneWords, 1, [&](Ex block) {
@@ -85,7 +75,7 @@ class FlashMatrix : CpuAttention {
 
   /// 16 values at `at` and those `apart` from them as pairs of bf16, which a cache of bf16 has as they are.
   Ex pairs(const Buffer& from, Ex at, int64_t apart) {
-    const Elem elem = element(true);
+    const Elem elem = element();
     const auto load = [&](Elem e, int64_t offset) { return b_.load({e, kLanes}, from, at + Ex(offset * unit())); };
     if (elem == Elem::BF16) return b_.let(cast(Elem::U32, load(Elem::U16, 0)) | (cast(Elem::U32, load(Elem::U16, apart)) << 16));
     const auto value = [&](int64_t offset) { return b_.let(cast(Elem::F32, load(elem, offset))); };
@@ -178,8 +168,7 @@ class FlashMatrix : CpuAttention {
     });
   }
 
-  Buffer operand_;                         ///< the tile's K or V as matrix operand b, or a demoted page's words
-  std::optional<ByteProducts> products_;   ///< of a compressed cache
+  Buffer operand_;  ///< the tile's K or V as matrix operand b, or a demoted page's words
 };
 
 }  // namespace

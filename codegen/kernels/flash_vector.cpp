@@ -78,18 +78,13 @@ class FlashVector : CpuAttention {
     set_head(job % groups * int64_t(group_));
     allocate(Elem::F32, Elem::F32);
     start_rows();
-    if (!compressed()) return;
-    products_.emplace(b_, d_, rows_, rows_, 1);
-    products_->set_queries(q_);
+    start_pages(rows_, 1);
   }
 
   void tiles(Ex begin, Ex end) {
     each_tile(begin, end, [&](Ex key0, Part part) {
-      if (part != Part::Demoted) return tile(key0, part == Part::Sinks ? Ex(rt::kKvSinks) : end, part);
-      const Ex page = b_.let(key0 / rt::kKvPage);
-      products_->scores(page_tile(*keys_store_, page), scores_);
-      softmax(key0, part);
-      products_->add_values(page_tile(*values_store_, page), weights_, decay_, o_);
+      if (part == Part::Demoted) demoted_tile(key0, [&](const KvStore& store, Ex page) { return page_tile(store, page); });
+      else tile(key0, part == Part::Sinks ? Ex(rt::kKvSinks) : end, part);
     });
   }
 
@@ -100,7 +95,7 @@ class FlashVector : CpuAttention {
     add_values(key0, b_.let(min(Ex(tile_k_), end - key0)), part);
   }
 
-  Ex load_exact(bool keys, Part part, Ex at) { return b_.let(cast(Elem::F32, b_.load({element(keys), kLanes}, exact(keys, part), at))); }
+  Ex load_exact(bool keys, Part part, Ex at) { return b_.let(cast(Elem::F32, b_.load({element(), kLanes}, exact(keys, part), at))); }
 
   /// What the next tile reads; of few tokens that comes from memory.
   void ahead(bool keys, Part part, Ex at) {
@@ -151,7 +146,7 @@ class FlashVector : CpuAttention {
           acc.push_back(b_.var(b_.load(o_, Ex(row * d_ + (c0 + c) * kLanes), kLanes) * b_.load(decay_, Ex(row))));
       each_value(key0, keys, part, [&](Ex key, Ex at) {
         std::vector<Ex> v;
-        for (int c = 0; c < n; c += kLine / kLanes / elem_bytes(element(false))) ahead(false, part, at + Ex((c0 + c) * kLanes));
+        for (int c = 0; c < n; c += kLine / kLanes / elem_bytes(element())) ahead(false, part, at + Ex((c0 + c) * kLanes));
         for (int c = 0; c < n; ++c) v.push_back(load_exact(false, part, at + Ex((c0 + c) * kLanes * unit())));
         for (int row = 0; row < rows_; ++row) {
           const Ex w = splat(b_.load(weights_, key + Ex(row * tile_k_)), kLanes);
@@ -205,7 +200,6 @@ class FlashVector : CpuAttention {
   const int sums_ = sum_vectors(isa_), most_rows_ = std::min(kRows, sums_);
   int64_t splits_ = 1, piece_ = 0, most_parts_ = 1;
   Buffer partial_, counters_;
-  std::optional<ByteProducts> products_;   ///< of a compressed cache
 };
 
 }  // namespace

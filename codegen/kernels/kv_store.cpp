@@ -1,6 +1,7 @@
 #include "codegen/kernels/kv_store.h"
 
 #include "codegen/kernels/planes.h"
+#include "ir/kv_pages.h"
 #include "runtime/base/checked.h"
 
 namespace prism::codegen {
@@ -14,21 +15,19 @@ int64_t stage_groups(int64_t most_tokens) {
   return ceil_div(rt::kKvPage * (rt::kKvRecentPages + 1) - 1 + most_tokens, rt::kKvGroup);
 }
 
-rt::KvPlane plane_shape(const ir::Type& kv, bool keys) {
-  return {*kv.dim(1).constant(), *kv.dim(2).constant(), int64_t(ir::info(kv.dtype).bytes), keys ? kv.key_bits : kv.value_bits, keys};
-}
-
 }  // namespace
 
 KvStore::KvStore(Region& r, const ir::Value* kv, bool keys, const std::optional<Buffer>& stage, int64_t most_tokens)
-    : b_(r.b), plane_(keys ? r.keys(kv) : r.values(kv)), stage_(stage), shape_(plane_shape(kv->type, keys)), element_(Region::elem_of(kv->type)), stage_groups_(stage_groups(most_tokens)) {}
+    : b_(r.b), plane_(keys ? r.keys(kv) : r.values(kv)), stage_(stage), shape_(ir::kv_plane(kv->type, keys)), element_(Region::elem_of(kv->type)), stage_groups_(stage_groups(most_tokens)) {}
 
-int64_t KvStore::stage_bytes(const ir::Type& kv, int64_t most_tokens) {
-  const rt::KvPlane shape = plane_shape(kv, true);
-  return 2 * shape.heads * stage_groups(most_tokens) * shape.group_bytes();
+KvStores open_kv_stores(Region& r, const ir::Value* kv, int64_t most_tokens) {
+  const rt::KvPlane shape = ir::kv_plane(kv->type, true);
+  std::optional<Buffer> stage;
+  if (most_tokens > rt::kKvRollback) stage = r.workspace(Elem::U8, 2 * shape.heads * stage_groups(most_tokens) * shape.group_bytes());
+  return {KvStore(r, kv, true, stage, most_tokens), KvStore(r, kv, false, stage, most_tokens)};
 }
 
-Ex KvStore::first_staged() const { return b_.dim("demoted") * (rt::kKvPage / rt::kKvGroup); }
+Ex KvStore::first_staged() const { return b_.dim(rt::kDemotedDim) * (rt::kKvPage / rt::kKvGroup); }
 
 Ex KvStore::group(Ex head, Ex group) const {
   if (!stage_) return ring(head, group);

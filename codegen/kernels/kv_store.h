@@ -11,12 +11,10 @@ namespace prism::codegen {
 
 class KvStore {
  public:
-  /// `stage`: the workspace if most_tokens are many, which holds K and then V; else nothing.
+  /// `stage`: the workspace if most_tokens are many, which holds K and then V; else nothing. See open_kv_stores.
   KvStore(Region& r, const ir::Value* kv, bool keys, const std::optional<kir::Buffer>& stage, int64_t most_tokens);
 
-  static bool staged(int64_t most_tokens) { return most_tokens > rt::kKvRollback; }
-  static int64_t stage_bytes(const ir::Type& kv, int64_t most_tokens);
-
+  bool staged() const { return stage_.has_value(); }
   const rt::KvPlane& shape() const { return shape_; }
   const kir::Buffer& plane() const { return plane_; }    ///< in bytes
   const kir::Buffer& exact() const { return stage_ ? *stage_ : plane_; }   ///< where exact groups are now, in bytes
@@ -32,7 +30,6 @@ class KvStore {
   kir::Ex codes(kir::Ex page, kir::Ex head) const;       ///< in the plane
   kir::Ex scales(kir::Ex page, kir::Ex head) const;      ///< by channel group and position
   int64_t means_at() const { return rt::kKvPage * rt::kv_scales(shape_.size); }   ///< after scales
-  int64_t bases_at() const { return means_at() + (shape_.keys ? shape_.size : 0); }
 
   /// The eight words (codegen/kernels/planes.h) of block `block` of a page's codes. K: a lane is one of 16 positions, the bytes are 4
   /// channels, blocks by 16 positions, then by 32 channels. V: a lane is one of 16 channels, the bytes are 4 positions, blocks by 16
@@ -41,15 +38,18 @@ class KvStore {
   void store_words(kir::Ex codes, kir::Ex block, const std::vector<kir::Ex>& words) const;
   int64_t block_bytes() const { return 64 * shape_.bits; }
   double middle() const { return double((1 << shape_.bits) - 1) / 2; }
-  kir::Ex scale_base(kir::Ex scales) const { return base(scales, 0); }
-  kir::Ex mean_base(kir::Ex scales) const { return base(scales, 4); }
+  kir::Ex scale_base_at(kir::Ex scales) const { return scales + kir::Ex(bases_at()); }
+  kir::Ex mean_base_at(kir::Ex scales) const { return scales + kir::Ex(bases_at() + 4); }
+  kir::Ex scale_base(kir::Ex scales) const { return f32(scale_base_at(scales)); }
+  kir::Ex mean_base(kir::Ex scales) const { return f32(mean_base_at(scales)); }
   /// Means of 16 channels from `i` on, f32.
   kir::Ex mean(kir::Ex scales, kir::Ex base, kir::Ex i) const;
   /// Scales of channel group `g` and the 16 positions of group `p` in the page, f32.
   kir::Ex scale(kir::Ex scales, kir::Ex base, int64_t g, kir::Ex p) const;
 
  private:
-  kir::Ex base(kir::Ex scales, int64_t offset) const { return b_.let(b_.load({kir::Elem::F32, 1}, plane_, scales + kir::Ex(bases_at() + offset))); }
+  int64_t bases_at() const { return means_at() + (shape_.keys ? shape_.size : 0); }
+  kir::Ex f32(kir::Ex at) const { return b_.let(b_.load({kir::Elem::F32, 1}, plane_, at)); }
   kir::Ex ring_at(kir::Ex head, kir::Ex slot) const { return (head * rt::kKvExactGroups + slot) * shape_.group_bytes(); }
 
   kir::Builder& b_;
@@ -59,5 +59,11 @@ class KvStore {
   kir::Elem element_;
   int64_t stage_groups_ = 0;
 };
+
+struct KvStores {
+  KvStore keys, values;
+};
+/// K and V of a cache that a kernel for at most `most_tokens` tokens uses.
+KvStores open_kv_stores(Region& r, const ir::Value* kv, int64_t most_tokens);
 
 }  // namespace prism::codegen

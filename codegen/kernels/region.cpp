@@ -151,6 +151,11 @@ Ex element_index(ir::Layout layout, int64_t width, Ex row, Ex column) {
   return (row / 16 * (width / 32) + column / 32) * 512 + row % 16 * 32 + column % 32;
 }
 
+Ex inverse_or_zero(Ex x) {
+  const Ex zero = constant(x.ty(), 0);
+  return select(zero < x, constant(x.ty(), 1) / x, zero);
+}
+
 Ex bf16_pairs(Builder& b, Ex low, Ex high) {
   auto rounded = [&](Ex v) { return bitcast({Elem::U32, v.ty().lanes}, v) + 0x8000; };
   return b.let((rounded(low) >> 16) | (rounded(high) & int64_t(0xffff0000)));

@@ -79,6 +79,9 @@ kir::Ex activation(const std::string& act, kir::Ex x);  ///< "silu", "relu", "ge
 /// Index of an element in a layout of activations, row-major or tiles; `width`: columns of a row, heads side by side.
 kir::Ex element_index(ir::Layout layout, int64_t width, kir::Ex row, kir::Ex column);
 
+/// 1 / x, 0 where x is not positive.
+kir::Ex inverse_or_zero(kir::Ex x);
+
 /// Two f32 vectors rounded to bf16 and paired lane by lane, `low` in the low half: a row of a matrix product's operand b.
 kir::Ex bf16_pairs(kir::Builder& b, kir::Ex low, kir::Ex high);
 

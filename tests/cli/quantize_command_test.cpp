@@ -5,8 +5,8 @@
 
 #include "analysis/divergence.h"
 #include "frontends/gguf/gguf.h"
-#include "tools/quantize/model.h"
 #include "tests/cli/command.h"
+#include "tools/quantize/model.h"
 
 namespace prism::cli {
 namespace {

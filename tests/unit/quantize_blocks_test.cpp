@@ -7,8 +7,8 @@
 #include <random>
 #include <vector>
 
-#include "tools/quantize/blocks.h"
 #include "runtime/base/half.h"
+#include "tools/quantize/blocks.h"
 
 namespace prism::quantize {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <cstring>
 
-#include "tools/quantize/search.h"
 #include "runtime/base/half.h"
+#include "tools/quantize/search.h"
 
 namespace prism::quantize {
 

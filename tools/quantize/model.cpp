@@ -7,8 +7,8 @@
 
 #include "frontends/gguf/header_writer.h"
 #include "frontends/gguf/quote.h"
-#include "tools/quantize/blocks.h"
 #include "runtime/thread_pool.h"
+#include "tools/quantize/blocks.h"
 
 namespace prism::quantize {
 
@@ -54,6 +54,32 @@ TensorError make(DType type, std::span<const float> x, const float* importance, 
   for (size_t i = 0; i < x.size(); ++i) e.error += double(importance ? importance[i] : 1) * double(x[i] - back[i]) * (x[i] - back[i]);
   return e;
 }
+
+/// Makes a tensor in another format, piece by piece; one for each thread.
+class Maker {
+ public:
+  Maker(const gguf::File& file, const TensorInfo& from, DType type, const Inputs* inputs)
+      : file_(file), from_(from), type_(type), channels_(importance_of(inputs)), values_(kPiece), importance_(channels_ ? kPiece : 0) {}
+
+  /// Elements [at, at + n), at most kPiece, into `out`; what they cost is added to the sums.
+  void piece(uint64_t at, size_t n, uint8_t* out) {
+    read_values(file_, from_, at, std::span(values_).first(n), scratch_);
+    if (channels_) spread(*channels_, at, std::span(importance_).first(n));
+    const TensorError e = make(type_, std::span(values_).first(n), channels_ ? importance_.data() : nullptr, out);
+    sums_.error += e.error;
+    sums_.total += e.total;
+  }
+  const TensorError& sums() const { return sums_; }
+
+ private:
+  const gguf::File& file_;
+  const TensorInfo& from_;
+  DType type_;
+  const std::vector<float>* channels_;   // nullptr: all the same
+  std::vector<float> values_, importance_;
+  std::vector<uint8_t> scratch_;
+  TensorError sums_;
+};
 
 /// llama.cpp's number for a file most of whose weights have this format.
 uint32_t file_type(DType t) {
@@ -154,28 +180,18 @@ Result<std::shared_ptr<gguf::File>> quantized_file(std::shared_ptr<gguf::File> s
     w.tensor(t.name, types[i], t.shape);
     index[t.name] = i;
   }
-  const auto maker = [source, calibration, errors, index](const TensorInfo& t, uint64_t offset, std::span<uint8_t> out) {
+  const auto read = [source, calibration, errors, index](const TensorInfo& t, uint64_t offset, std::span<uint8_t> out) {
     const size_t i = index.find(t.name)->second;
     const TensorInfo& from = source->tensors()[i];
     if (from.dtype == t.dtype) return source->read(from, offset, out);
     const ir::DTypeInfo& format = ir::info(t.dtype);
-    const std::vector<float>* channels = importance_of(calibration ? calibration->find(t.name) : nullptr);
-    std::vector<float> values(kPiece), importance(channels ? kPiece : 0);
-    std::vector<uint8_t> scratch;
+    Maker maker(*source, from, t.dtype, calibration ? calibration->find(t.name) : nullptr);
     const uint64_t begin = offset / format.bytes * format.block, end = begin + out.size() / format.bytes * format.block;
-    TensorError sum;
-    for (uint64_t at = begin; at < end; at += kPiece) {
-      const size_t n = size_t(std::min<uint64_t>(kPiece, end - at));
-      read_values(*source, from, at, std::span(values).first(n), scratch);
-      if (channels) spread(*channels, at, std::span(importance).first(n));
-      const TensorError e = make(t.dtype, std::span(values).first(n), channels ? importance.data() : nullptr,
-                                 out.data() + (at - begin) / format.block * format.bytes);
-      sum.error += e.error;
-      sum.total += e.total;
-    }
-    if (errors) errors->add(i, sum);
+    for (uint64_t at = begin; at < end; at += kPiece)
+      maker.piece(at, size_t(std::min<uint64_t>(kPiece, end - at)), out.data() + (at - begin) / format.block * format.bytes);
+    if (errors) errors->add(i, maker.sums());
   };
-  return gguf::File::made(w.finish(), source->name(), maker);
+  return gguf::File::made(w.finish(), source->name(), read);
 }
 
 TensorError sampled_error(const gguf::File& file, const TensorInfo& t, DType type, const Inputs* inputs) {
@@ -184,23 +200,17 @@ TensorError sampled_error(const gguf::File& file, const TensorInfo& t, DType typ
   constexpr uint64_t kSamples = 16;
   const uint64_t n = elements_of(t), pieces = (n + kPiece - 1) / kPiece, taken = std::min(pieces, kSamples);
   const ir::DTypeInfo& format = ir::info(type);
-  const std::vector<float>* channels = importance_of(inputs);
-  std::vector<float> values(kPiece), importance(channels ? kPiece : 0);
-  std::vector<uint8_t> scratch, out(kPiece / format.block * format.bytes);
-  TensorError sum;
+  Maker maker(file, t, type, inputs);
+  std::vector<uint8_t> out(kPiece / format.block * format.bytes);
   uint64_t seen = 0;
   for (uint64_t i = 0; i < taken; ++i) {
     const uint64_t at = i * pieces / taken * kPiece;
     const size_t count = size_t(std::min<uint64_t>(kPiece, n - at));
-    read_values(file, t, at, std::span(values).first(count), scratch);
-    if (channels) spread(*channels, at, std::span(importance).first(count));
-    const TensorError e = make(type, std::span(values).first(count), channels ? importance.data() : nullptr, out.data());
-    sum.error += e.error;
-    sum.total += e.total;
+    maker.piece(at, count, out.data());
     seen += count;
   }
   const double scale = double(n) / double(seen);
-  return {sum.error * scale, sum.total * scale};
+  return {maker.sums().error * scale, maker.sums().total * scale};
 }
 
 }  // namespace prism::quantize
