@@ -1,6 +1,7 @@
 // fuse-epilogues: groups ops into kernels. Work is never done twice: an op is in exactly one kernel (positions and
 // constants are copied). The kinds of kernels, which are those code generation knows:
-//   linear     a linear and what follows for the same rows: bias, residual, activation, glu, scale, q8a or bf16
+//   linear     a linear and what follows for the same rows: bias, residual, activation, glu, scale, q8a or bf16; with norms=linear
+//              also the norm before it, and its q8a, of a single row: each block of a GPU computes it, which is quicker than to wait
 //   product    a conv2d or matmul and the elementwise ops and batch_norm of the same shape that follow
 //   append     split, norm, rope, hadamard of q, k and v, and kv_append
 //   attention  flash_attention, hadamard, its heads side by side, q8a
@@ -25,7 +26,7 @@ bool is_narrowing(const Operation& op) {
 
 class Fuser {
  public:
-  explicit Fuser(Graph& g) : graph_(g), clusters_(g) {}
+  Fuser(Graph& g, bool norms_of_linears) : graph_(g), clusters_(g), norms_of_linears_(norms_of_linears) {}
 
   void run() {
     for_each(Op::Linear, &Fuser::fuse_linear);
@@ -74,8 +75,33 @@ class Fuser {
     }
   }
 
+  /// The norm whose result the linear reads, and what quantizes it in between, if nobody else reads them and computing them in
+  /// every block is no great part of its work.
+  llvm::SmallVector<Operation*, 2> norm_before(const Operation& linear) const {
+    constexpr int64_t kMostInputs = 8192;   // are in a block's memory as f32 and as q8a
+    constexpr int64_t kMostOutputs = 16;    // for each input
+    const Type& w = linear.operand(1)->type;
+    const auto n = w.dim(0).constant(), k = w.dim(1).constant();
+    if (!norms_of_linears_ || rows_of(linear.result()->type) != Dim(1) || !n || !k || *k > kMostInputs || *n > kMostOutputs * *k) return {};
+    llvm::SmallVector<Operation*, 2> ops;
+    const Operation* user = &linear;
+    for (Operation* op = linear.operand(0)->def; op && !claimed(op) && only_user(op->result()) == user && !graph_.returned(op->result()); op = op->operand(0)->def) {
+      const bool norm = op->op == Op::RmsNorm || op->op == Op::LayerNorm;
+      if (!norm && !(op->op == Op::Quantize && ops.empty())) return {};
+      ops.insert(ops.begin(), op);
+      if (norm) return ops;
+      user = op;
+    }
+    return {};
+  }
+
   void fuse_linear(Operation* op) {
     claim({op});
+    llvm::SmallVector<Operation*, 3> with_norm = norm_before(*op);
+    if (!with_norm.empty()) {
+      with_norm.push_back(op);
+      claim(with_norm);
+    }
     for (;;) {
       const Value* v = op->result();
       for (const Use& u : v->uses)  // q8a or bf16 beside other uses: the kernel returns both
@@ -175,13 +201,15 @@ class Fuser {
 
   Graph& graph_;
   Clusters clusters_;
+  const bool norms_of_linears_;
   llvm::DenseSet<const Operation*> claimed_;
 };
 
 }  // namespace
 
-Status fuse_epilogues(Module& m, const Options&) {
-  for (const auto& g : m.graphs) Fuser(*g).run();
+Status fuse_epilogues(Module& m, const Options& options) {
+  const bool norms_of_linears = options.get("norms", "apart") == "linear";
+  for (const auto& g : m.graphs) Fuser(*g, norms_of_linears).run();
   return ok();
 }
 

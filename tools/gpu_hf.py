@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Hugging Face transformers on this machine's GPU, to compare with: Llama models of random bf16 weights, batch 1.
 
-    gpu_hf.py --out FILE [--quick] [--only bandwidth]
+    gpu_hf.py --out FILE [--quick] [--only bandwidth] [--seconds N]
 
 Decode as it comes (dynamic cache) and with a static cache and torch.compile; prefill; bandwidth of memory; a matrix product.
 Medians of 5. What fails or has no time left is recorded with its reason.
@@ -19,6 +19,7 @@ SHAPES = {
     "smollm2-135m": ((576, 1536, 30, 9, 3, 64, 49152, 1e5, True), 100),
 }
 TOTAL_SECONDS = 490
+COMPILE_SECONDS = 60   # torch.compile's, of which nothing would be known if the time ran out
 PROMPT = 16    # before what is decoded
 REPEATS = 5
 
@@ -124,8 +125,8 @@ def measure_model(torch, shape, budget, quick):
     def forward(token, cache, position):
         return model(input_ids=token, position_ids=position, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
 
-    def part(name, function):
-        if budget.left() < 5:
+    def part(name, function, least=5):
+        if budget.left() < least:
             result["cut"].append(f"{name}: no time left")
             return
         try:
@@ -160,7 +161,7 @@ def measure_model(torch, shape, budget, quick):
         part("decode_eager", lambda: decode_rates(torch, model, ids, count, budget, lambda: DynamicCache(config=model.config), forward))
         part("prefill", prefill)
     with torch.no_grad():  # compiled code may not change tensors of inference mode
-        part("decode_compiled", compiled)
+        part("decode_compiled", compiled, 5 if quick else COMPILE_SECONDS)
     return result
 
 
@@ -191,12 +192,13 @@ def measure(options, result):
         return
     result["transformers"] = transformers.__version__
     result["models"] = {}
-    total = Budget(TOTAL_SECONDS)
+    total = Budget(options.seconds)
+    share = options.seconds / TOTAL_SECONDS
     for name, (shape, seconds) in SHAPES.items():
         if options.quick and name != "smollm2-135m":
             continue
         try:
-            result["models"][name] = measure_model(torch, shape, Budget(min(seconds, total.left())), options.quick)
+            result["models"][name] = measure_model(torch, shape, Budget(min(share * seconds, total.left())), options.quick)
         except Exception as error:
             result["models"][name] = {"error": reason(error)}
         write(options.out, result)
@@ -216,6 +218,7 @@ def main():
     parser.add_argument("--out", required=True, help="JSON file to write")
     parser.add_argument("--quick", action="store_true", help="only the smallest model, few tokens")
     parser.add_argument("--only", choices=["bandwidth", "product"], help="only this")
+    parser.add_argument("--seconds", type=float, default=TOTAL_SECONDS, help="that all models may take; default: %(default)s")
     options = parser.parse_args()
     start = time.monotonic()
     result = {}

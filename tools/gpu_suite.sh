@@ -5,8 +5,9 @@
 #   gpu_suite.sh STAGE... [--out FOLDER] [--target cuda|emu] [--quick]
 #
 #   kernels   tests of the kernels            speed     prefill and decode of whole models
-#   tokens    greedy tokens of GPU and CPU    bench     kernels alone
-#   hf        transformers, bandwidth         summary   all results so far: results.json and a table
+#   tokens    greedy tokens of GPU and CPU    profile   time and bytes of each kernel of whole models (needs ncu)
+#   bench     kernels alone                   hf        transformers, bandwidth
+#   summary   all results so far: results.json and a table
 #
 # Results go to FOLDER (default: gpu-results), which later calls add to. NVRTC: $CUDA_HOME or /usr/local/cuda.
 #
@@ -16,7 +17,7 @@ set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly stage_seconds=540
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 stages=() out=gpu-results target=cuda quick=
 while (($#)); do
@@ -25,7 +26,7 @@ while (($#)); do
     --out) out=$2; shift ;;
     --target) target=$2; shift ;;
     --quick) quick=1 ;;
-    kernels | tokens | speed | bench | hf | summary) stages+=("$1") ;;
+    kernels | tokens | speed | profile | bench | hf | summary) stages+=("$1") ;;
     *) usage ;;
   esac
   shift
@@ -62,15 +63,18 @@ step() {
   return "$status"
 }
 
+# In many processes at once: most of the time goes to compiling.
 stage_kernels() {
-  rm -f "$out"/kernels-*.tests
-  local suites=(GpuRows GpuGemv GpuGemm GpuFlash GpuAttention GpuVision GpuSample) suite
-  [[ -z $quick ]] || suites=(GpuRows)
+  rm -f "$out"/kernels-*
+  local suites='GpuRows.*:GpuGemv.*:GpuGemm.*:GpuFlash.*:GpuAttention.*:GpuVision.*:GpuSample.*' processes=$threads i
+  [[ -z $quick ]] || suites='GpuRows.*' processes=1
+  ((processes <= 12)) || processes=12
   # Left out: what changes kernels to see tests fail, which is of the emulated device, and what compiles for the CPU.
-  for suite in "${suites[@]}"; do
-    step "kernels-$suite" 200 "${with_libraries[@]}" "$here/bin/prism_tests" --gtest_brief=1 \
-      --gtest_filter="$suite.*-*Mistakes*:*Mutants*:*SessionsOfAllDevices*" --gtest_output="json:$out/kernels-$suite.tests"
+  for ((i = 0; i < processes; ++i)); do
+    GTEST_TOTAL_SHARDS=$processes GTEST_SHARD_INDEX=$i step "kernels-$i" 240 "${with_libraries[@]}" "$here/bin/prism_tests" --gtest_brief=1 \
+      --gtest_filter="$suites-*Mistakes*:*Mutants*:*SessionsOfAllDevices*" --gtest_output="json:$out/kernels-$i.tests" &
   done
+  wait
 }
 
 stage_tokens() {
@@ -82,18 +86,14 @@ stage_tokens() {
   step tokens-persistent 180 "${prism[@]}" run "$model" --target "$target" --persistent "${common[@]}"
 }
 
-# speed_steps NAME MODEL: the bars' own first, a step for each, because a model is made anew for each.
+# speed_steps NAME MODEL: two steps, because a model is made anew for each.
 speed_steps() {
-  local name=$1
   local common=("${prism[@]}" bench "$2" --target "$target" -t "$threads" --json)
-  local long=2048 short=512 count=128 depth=4096 repeats=5
-  [[ -z $quick ]] || { long=16 short=8 count=4 depth=16 repeats=1; }
-  common+=(-r "$repeats")
-  step "speed-$name-graph" 120 "${common[@]}" -p "$long" -n "$count"
-  step "speed-$name-persistent" 120 "${common[@]}" -p 0 -n "$count" --persistent
-  step "speed-$name-graph-deep" 120 "${common[@]}" -p 0 -n "$count" -d "$depth"
-  step "speed-$name-persistent-deep" 120 "${common[@]}" -p 0 -n "$count" -d "$depth" --persistent
-  step "speed-$name-prefill-short" 120 "${common[@]}" -p "$short" -n 0
+  local prompts=512,2048 count=128 depths=0,4096 repeats=5
+  [[ -z $quick ]] || { prompts=8,16 count=4 depths=0,16 repeats=1; }
+  common+=(-r "$repeats" -d "$depths")
+  step "speed-$1-graph" 120 "${common[@]}" -p "$prompts" -n "$count"
+  step "speed-$1-persistent" 120 "${common[@]}" -p 0 -n "$count" --persistent
 }
 
 stage_speed() {
@@ -105,7 +105,26 @@ stage_speed() {
   fi
   speed_steps 1b-bf16 synth:llama-3.2-1b:bf16
   local type
-  for type in bf16 q8_0 q4_k; do speed_steps "8b-$type" "synth:llama-3.1-8b:$type"; done
+  for type in q4_k bf16 q8_0; do speed_steps "8b-$type" "synth:llama-3.1-8b:$type"; done
+}
+
+# profile_step NAME FIRST COUNT MODEL ARGUMENTS...: COUNT launches after the first FIRST.
+profile_step() {
+  local name=$1 first=$2 count=$3 model=$4
+  shift 4
+  step "profile-$name" 60 "${with_libraries[@]}" "$ncu" --clock-control none --csv --launch-skip "$first" --launch-count "$count" \
+    --metrics gpu__time_duration.sum,dram__bytes.sum "$here/bin/prism" bench "$model" --target "$target" -t "$threads" -r 1 "$@"
+}
+
+stage_profile() {
+  local ncu
+  ncu=$(command -v ncu || find /usr/local/cuda/bin /opt/nvidia -maxdepth 3 -name ncu 2>/dev/null | head -n 1)
+  [[ -n $ncu ]] || { printf 'ncu is not here\n' >&2; return; }
+  profile_step 1b-bf16-decode 400 120 synth:llama-3.2-1b:bf16 -p 0 -n 8
+  profile_step 8b-q4_k-decode 800 220 synth:llama-3.1-8b:q4_k -p 0 -n 8
+  profile_step 8b-q4_k-decode-deep 800 220 synth:llama-3.1-8b:q4_k -p 0 -n 8 -d 4096
+  profile_step 1b-bf16-prefill 0 120 synth:llama-3.2-1b:bf16 -p 2048 -n 0
+  profile_step 8b-q4_k-prefill 0 220 synth:llama-3.1-8b:q4_k -p 2048 -n 0
 }
 
 stage_bench() {

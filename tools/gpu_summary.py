@@ -4,6 +4,7 @@
     gpu_summary.py FOLDER [--commit NAME] [--target cuda|emu]
 """
 import argparse
+import csv
 import datetime
 import json
 import pathlib
@@ -46,17 +47,21 @@ def read_steps(folder):
 
 
 def read_kernels(folder):
-    """Tests of each suite: passed, skipped and the failures' names and first lines."""
+    """Tests of each suite, whichever process ran them: passed, skipped and the failures' names and first lines."""
     suites = {}
     for path in sorted(folder.glob("kernels-*.tests")):
         report = read(path)
         if report is None or not (folder / f"{path.stem}.step").exists():
             continue
-        tests = [t for suite in report["testsuites"] for t in suite["testsuite"]]
-        failed = {t["name"]: t["failures"][0]["failure"][:400] for t in tests if t.get("failures")}
-        skipped = [t["name"] for t in tests if t.get("result") == "SKIPPED"]
-        suites[path.stem.removeprefix("kernels-")] = {
-            "passed": len(tests) - len(failed) - len(skipped), "skipped": skipped, "failed": failed}
+        for suite in report["testsuites"]:
+            found = suites.setdefault(suite["name"], {"passed": 0, "skipped": [], "failed": {}})
+            for test in suite["testsuite"]:
+                if test.get("failures"):
+                    found["failed"][test["name"]] = test["failures"][0]["failure"][:400]
+                elif test.get("result") == "SKIPPED":
+                    found["skipped"].append(test["name"])
+                else:
+                    found["passed"] += test.get("result") == "COMPLETED"
     return suites
 
 
@@ -75,23 +80,48 @@ def read_tokens(folder, steps):
 
 
 def read_speed(folder, bandwidth):
-    """Rates of each run of prism bench, and how much of the bandwidth decoding takes."""
+    """Rates of each run of prism bench by what was measured ("decode 128 at 4096"), and how much of the bandwidth decoding takes."""
     runs = {}
     for path in sorted(folder.glob("speed-*.out")):
         report = read(path)
         if dig(report, "rows") is None:
             continue
-        run = {"model": report["model"], "weight_bytes": report["weight_bytes"], "load_ms": report["load_ms"]}
+        run = {key: report[key] for key in ("model", "weight_bytes", "load_ms")} | {"rows": {}}
         for row in report["rows"]:
-            run["depth"] = row["depth"]
-            run[row["phase"]] = {key: row[key] for key in ("tokens", "median", "min", "max", "samples")}
+            found = {key: row[key] for key in ("median", "min", "max", "samples", "bytes_per_token", "operations_per_token")}
+            rate = row["bytes_per_second"]
             if row["phase"] == "prefill":
-                run["prefill"]["ms"] = 1e3 * row["tokens"] / row["median"]
+                found |= {"ms": 1e3 * row["tokens"] / row["median"], "operations_per_second": row["operations_per_second"]}
             else:
-                rate = row["bytes_per_second"]
-                run["decode"] |= {"gigabytes_per_second": 1e-9 * rate, "of_bandwidth": rate / bandwidth if bandwidth else None}
+                found |= {"gigabytes_per_second": 1e-9 * rate, "of_bandwidth": rate / bandwidth if bandwidth else None}
+            run["rows"][f"{row['phase']} {row['tokens']} at {row['depth']}"] = found
         runs[path.stem.removeprefix("speed-")] = run
     return runs
+
+
+def read_profiles(folder):
+    """Launches, time and bytes of each kernel, from ncu's tables, the slowest first."""
+    profiles = {}
+    for path in sorted(folder.glob("profile-*.out")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
+        if start is None:
+            continue
+        factors = {"nsecond": 1e-9, "ns": 1e-9, "usecond": 1e-6, "us": 1e-6, "msecond": 1e-3, "ms": 1e-3, "second": 1, "s": 1,
+                   "byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
+        kernels = {}
+        for row in csv.DictReader(lines[start:]):
+            if not row.get("Metric Value"):
+                continue
+            value = float(row["Metric Value"].replace(",", "")) * factors.get(row["Metric Unit"], 1)
+            kernel = kernels.setdefault(row["Kernel Name"].split("(")[0], {"grid": row["Grid Size"], "launches": 0, "seconds": 0.0, "bytes": 0.0})
+            if row["Metric Name"] == "gpu__time_duration.sum":
+                kernel["seconds"] += value
+                kernel["launches"] += 1
+            elif row["Metric Name"] == "dram__bytes.sum":
+                kernel["bytes"] += value
+        profiles[path.stem.removeprefix("profile-")] = dict(sorted(kernels.items(), key=lambda k: -k[1]["seconds"]))
+    return profiles
 
 
 def read_bench(folder):
@@ -109,7 +139,7 @@ def best(*values):
 
 def bars(speed, bench, hf):
     def decode(model):
-        return best(*(dig(speed, f"{model}-{how}", "decode", "median") for how in ("graph", "persistent")))
+        return best(*(dig(speed, f"{model}-{how}", "rows", "decode 128 at 0", "median") for how in ("graph", "persistent")))
 
     def times(model, shape):
         ours, theirs = decode(model), dig(hf, "models", shape, "decode_eager", "median")
@@ -121,7 +151,7 @@ def bars(speed, bench, hf):
         ("8B bf16 decode", "tokens/s", ">=", 229, decode("8b-bf16")),
         ("8B Q8_0 decode", "tokens/s", ">=", 432, decode("8b-q8_0")),
         ("8B Q4_K decode", "tokens/s", ">=", 650, decode("8b-q4_k")),
-        ("8B bf16 prefill of 2048", "ms", "<=", 60, dig(speed, "8b-bf16-graph", "prefill", "ms")),
+        ("8B bf16 prefill of 2048", "ms", "<=", 60, dig(speed, "8b-bf16-graph", "rows", "prefill 2048 at 0", "ms")),
         ("flash attention forward, head size 128", "TFLOP/s", ">=", 500, attention and 1e-12 * attention),
         ("1B bf16 decode over transformers, eager", "x", ">=", 10, times("1b-bf16", "llama-3.2-1b")),
         ("8B bf16 decode over transformers, eager", "x", ">=", 4, times("8b-bf16", "llama-3.1-8b")),
@@ -145,14 +175,19 @@ def print_table(result):
         words = {True: "equal", False: "DIFFERENT", None: "unmeasured"}[row["equal"]]
         print(f"{'tokens of CPU and ' + name:42} {words}" + (f" ({row['equal_at_first']} of {row['tokens']})" if "tokens" in row else ""))
     for name, run in result["speed"].items():
-        cells = []
-        if "prefill" in run:
-            cells.append(f"prefill {run['prefill']['tokens']}: {run['prefill']['ms']:.1f} ms")
-        if "decode" in run:
-            part = run["decode"]["of_bandwidth"]
-            cells.append(f"decode {run['decode']['median']:.1f} tokens/s, {run['decode']['gigabytes_per_second']:.0f} GB/s"
-                         + (f" ({100 * part:.0f} %)" if part else ""))
-        print(f"{name:42} {'; '.join(cells)}")
+        for what, row in run["rows"].items():
+            if "ms" in row:
+                text = f"{row['ms']:9.2f} ms, {1e-12 * row['operations_per_second']:.0f} TFLOP/s"
+            else:
+                part = f" ({100 * row['of_bandwidth']:.0f} %)" if row["of_bandwidth"] else ""
+                text = f"{row['median']:9.1f} tokens/s, {row['gigabytes_per_second']:.0f} GB/s{part}"
+            print(f"{name + ' ' + what:42} {text}")
+    for name, kernels in result["profiles"].items():
+        total = sum(k["seconds"] for k in kernels.values())
+        print(f"{name}: {1e6 * total:.0f} us in kernels")
+        for kernel, k in list(kernels.items())[:9]:
+            print(f"  {kernel[:34]:34} {k['launches']:4} x {1e6 * k['seconds'] / max(1, k['launches']):8.2f} us {100 * k['seconds'] / total:5.1f} % "
+                  f"{1e-9 * k['bytes'] / k['seconds']:6.0f} GB/s {k['grid']}")
     for row in result["bars"]:
         value = "" if row["value"] is None else f"{row['value']:.1f}"
         print(f"{row['name']:42} {value:>9} {row['unit']:9} {row['bar']:>8}  {str(row['reached']).lower()}")
@@ -176,7 +211,7 @@ def main():
     result = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "commit": options.commit,
         "target": options.target, "gpu": gpu(), "bandwidth_bytes_per_second": bandwidth, "bars": bars(speed, bench, hf),
-        "kernels": read_kernels(folder), "tokens": read_tokens(folder, steps), "speed": speed, "bench": bench, "hf": hf, "steps": steps,
+        "kernels": read_kernels(folder), "tokens": read_tokens(folder, steps), "speed": speed, "profiles": read_profiles(folder), "bench": bench, "hf": hf, "steps": steps,
     }
     (folder / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print_table(result)

@@ -90,6 +90,8 @@ void hadamard(kir::Builder& b, const kir::Buffer& x, kir::Ex at, int64_t d);
 
 /// block_threads 0: for CPUs
 Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads = 0);
+/// GPUs: computes v, a single row made by row-wise ops of the region, in the block's shared memory. All threads of the block call it, and see it.
+Result<kir::Buffer> row_in_memory(Region& r, const ir::Value* v);
 Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads = 0);
 
 // CPUs

@@ -1,5 +1,7 @@
-// Chains of row operations: norms, elementwise, softmax, embedding, quantize. A task is one row; values that are not
-// results live in the thread's scratch, in cache.
+// Chains of row operations: norms, elementwise, softmax, embedding, quantize. Values that are not results live in the thread's
+// scratch, in cache, or in the block's shared memory.
+#include <algorithm>
+
 #include "codegen/kernels/weights.h"
 #include "codegen/pack.h"
 
@@ -13,76 +15,11 @@ namespace {
 
 class RowWise {
  public:
-  RowWise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads)
-      : r_(op, name, dims, block_threads), b_(r_.b), work_(r_.work) {}
-
-  Result<LoweredKernel> run() {
-    rows_ = rows_of(r_.body.returns.front());
-    for (const ir::Value* v : r_.body.returns)
-      if (!(rows_of(v) == rows_))
-        return error("kernel: row-wise results have ", rows_.str(), " and ", rows_of(v).str(), " rows");
-    for (const ir::Operation& o : r_.body.ops) PRISM_CHECK(lower(o));
-    return r_.finish(rows_);
-  }
-
- private:
-  /// A row of a value: buffer, and the index of its first element.
-  struct Row {
-    Buffer buffer;
-    Ex at;
-    bool broadcast = false;  ///< one element for the whole row
-    const ir::Type* tiles = nullptr;  ///< written in tiles: `at` is not used
-  };
+  /// Of rows `rows`, the one with number `row`.
+  RowWise(Region& r, ir::Dim rows, Ex row) : r_(r), b_(r.b), work_(r.work), rows_(rows), row_(row) {}
 
   static ir::Dim rows_of(const ir::Value* v) {
     return v->type.rank() == 1 && v->type.dtype == DType::I32 ? v->type.dim(0) : Region::rows_of(v->type);
-  }
-  static int64_t width(const ir::Value* v) { return *v->type.dim(-1).constant(); }
-
-  Result<Row> row_of(const ir::Value* v) {
-    if (auto it = rows_known_.find(v); it != rows_known_.end()) return it->second;
-    if (!r_.is_argument(v)) return error("row-wise kernel: %", v->name, " is used before it is computed");
-    if (v->type.layout == ir::Layout::Tiles) return error("row-wise kernel: %", v->name, " is ", v->type.str(), ", expected rows");
-    const Buffer& buf = r_.buffer(v);
-    if (v->type.elements() == 1) return Row{buf, Ex(0), true};
-    if (v->type.rank() == 1) return Row{buf, Ex(0)};
-    const ir::Dim rows = Region::rows_of(v->type);
-    if (rows == ir::Dim(1) && !(rows_ == ir::Dim(1))) return Row{buf, Ex(0)};
-    if (!(rows == rows_)) return error("row-wise kernel: %", v->name, " is ", v->type.str(), ", expected ", rows_.str(), " rows");
-    return Row{buf, b_.let(b_.task() * width(v)), width(v) == 1};
-  }
-
-  Row destination(const ir::Value* v) {
-    Row row;
-    if (r_.is_returned(v) && v->type.layout == ir::Layout::Tiles) {
-      row = {r_.buffer(v), Ex(0), false, &v->type};
-    } else if (r_.is_returned(v)) {
-      row = {r_.buffer(v), b_.let(b_.task() * width(v))};
-    } else {
-      row = {work_.memory(v->name, Region::elem_of(v->type), width(v)), Ex(0)};
-    }
-    rows_known_[v] = row;
-    return row;
-  }
-
-  Ex element(const Row& row, Ex i, int lanes) {
-    if (row.broadcast) return splat(cast(Elem::F32, b_.load(row.buffer, row.at)), lanes);
-    return cast(Elem::F32, b_.load(row.buffer, row.at + i, lanes));
-  }
-
-  void put(const Row& dst, Ex i, Ex value) {
-    b_.store(dst.buffer, dst.tiles ? element_index(dst.tiles->layout, *dst.tiles->dim(-1).constant(), b_.task(), i) : dst.at + i, cast(dst.buffer.elem, value));
-  }
-
-  /// `out` is a view of a row; copied only if it leaves the kernel.
-  Status alias(const ir::Value* out, const Row& in) {
-    if (!r_.is_returned(out)) {
-      rows_known_[out] = in;
-      return ok();
-    }
-    const Row dst = destination(out);
-    work_.over(width(out), [&](Ex i, int lanes) { put(dst, i, element(in, i, lanes)); });
-    return ok();
   }
 
   Status lower(const ir::Operation& o) {
@@ -98,12 +35,12 @@ class RowWise {
       case Op::Slice: {
         PRISM_TRY(Row in, row_of(o.operand(0)));
         if (o.attr<int64_t>("axis") != int64_t(out->type.rank()) - 1) return r_.unsupported(o, "only along the last axis");
-        return alias(out, {in.buffer, b_.let(in.at + Ex(o.attr<int64_t>("begin")))});
+        return alias(out, {in.buffer, b_.let(in.at + Ex(o.attr<int64_t>("begin"))), false, in.aligned && o.attr<int64_t>("begin") % 4 == 0});
       }
       case Op::Tail: {
         if (!r_.is_argument(o.operand(0))) return r_.unsupported(o, "its input is computed in the same kernel");
         const Ex first = r_.dim(o.operand(0)->type.dim(0)) - r_.dim(out->type.dim(0));
-        return alias(out, {r_.buffer(o.operand(0)), b_.let((first + b_.task()) * width(out))});
+        return alias(out, {r_.buffer(o.operand(0)), b_.let((first + row_) * width(out)), false, width(out) % 4 == 0});
       }
       case Op::RmsNorm: case Op::LayerNorm: return norm(o);
       case Op::Softmax: return softmax(o);
@@ -137,6 +74,71 @@ class RowWise {
     return status;
   }
 
+  /// Where a value computed here is.
+  const Buffer& memory(const ir::Value* v) const { return rows_known_.at(v).buffer; }
+
+ private:
+  /// A row of a value: buffer, and the index of its first element.
+  struct Row {
+    Buffer buffer;
+    Ex at;
+    bool broadcast = false;  ///< one element for the whole row
+    bool aligned = true;     ///< begins at a multiple of 4 elements
+    const ir::Type* tiles = nullptr;  ///< written in tiles: `at` is not used
+  };
+
+  static int64_t width(const ir::Value* v) { return *v->type.dim(-1).constant(); }
+
+  Result<Row> row_of(const ir::Value* v) {
+    if (auto it = rows_known_.find(v); it != rows_known_.end()) return it->second;
+    if (!r_.is_argument(v)) return error("row-wise kernel: %", v->name, " is used before it is computed");
+    if (v->type.layout == ir::Layout::Tiles) return error("row-wise kernel: %", v->name, " is ", v->type.str(), ", expected rows");
+    const Buffer& buf = r_.buffer(v);
+    if (v->type.elements() == 1) return Row{buf, Ex(0), true};
+    if (v->type.rank() == 1) return Row{buf, Ex(0)};
+    const ir::Dim rows = Region::rows_of(v->type);
+    if (rows == ir::Dim(1) && !(rows_ == ir::Dim(1))) return Row{buf, Ex(0)};
+    if (!(rows == rows_)) return error("row-wise kernel: %", v->name, " is ", v->type.str(), ", expected ", rows_.str(), " rows");
+    return Row{buf, b_.let(row_ * width(v)), width(v) == 1, width(v) % 4 == 0};
+  }
+
+  Row destination(const ir::Value* v) {
+    Row row;
+    if (r_.is_returned(v) && v->type.layout == ir::Layout::Tiles) {
+      row = {.buffer = r_.buffer(v), .at = Ex(0), .tiles = &v->type};
+    } else if (r_.is_returned(v)) {
+      row = {r_.buffer(v), b_.let(row_ * width(v)), false, width(v) % 4 == 0};
+    } else {
+      row = {work_.memory(v->name, Region::elem_of(v->type), width(v)), Ex(0)};
+    }
+    rows_known_[v] = row;
+    return row;
+  }
+
+  Ex element(const Row& row, Ex i, int lanes) {
+    if (row.broadcast) return splat(cast(Elem::F32, b_.load(row.buffer, row.at)), lanes);
+    if (!b_.block_threads() || lanes == 1) return cast(Elem::F32, b_.load(row.buffer, row.at + i, lanes));
+    std::vector<Ex> values;  // GPUs have vectors for loads alone
+    const Ex all = row.aligned ? b_.let(b_.load(row.buffer, row.at + i, lanes)) : Ex();
+    for (int l = 0; l < lanes; ++l) values.push_back(cast(Elem::F32, row.aligned ? lane(all, l) : b_.load(row.buffer, row.at + i + Ex(l))));
+    return b_.let(pack(values));
+  }
+
+  void put(const Row& dst, Ex i, Ex value) {
+    b_.store(dst.buffer, dst.tiles ? element_index(dst.tiles->layout, *dst.tiles->dim(-1).constant(), row_, i) : dst.at + i, cast(dst.buffer.elem, value));
+  }
+
+  /// `out` is a view of a row; copied only if it leaves the kernel.
+  Status alias(const ir::Value* out, const Row& in) {
+    if (!r_.is_returned(out)) {
+      rows_known_[out] = in;
+      return ok();
+    }
+    const Row dst = destination(out);
+    work_.over(width(out), [&](Ex i, int lanes) { put(dst, i, element(in, i, lanes)); });
+    return ok();
+  }
+
   Status norm(const ir::Operation& o) {
     PRISM_TRY(Row x, row_of(o.operand(0)));
     PRISM_TRY(Row w, row_of(o.operand(1)));
@@ -146,16 +148,17 @@ class RowWise {
     if (biased) {
       PRISM_TRY(bias, row_of(o.operand(2)));
     }
+    const auto value = work_.remember(n, [&](Ex i, int l) { return element(x, i, l); });
     Ex mean = constant({Elem::F32, 1}, 0);
-    if (layer) mean = b_.let(work_.reduce(n, Fn::ReduceAdd, [&](Ex i, int l) { return element(x, i, l); }) * Ex(1.0 / double(n)));
+    if (layer) mean = b_.let(work_.reduce(n, Fn::ReduceAdd, value) * Ex(1.0 / double(n)));
     const Ex squares = work_.reduce(n, Fn::ReduceAdd, [&](Ex i, int l) {
-      const Ex v = b_.let(layer ? element(x, i, l) - mean : element(x, i, l));
+      const Ex v = b_.let(layer ? value(i, l) - mean : value(i, l));
       return v * v;
     });
     const Ex scale = b_.let(constant({Elem::F32, 1}, 1.0) / call(Fn::Sqrt, {squares * Ex(1.0 / double(n)) + Ex(o.attr<double>("eps"))}));
     const Row dst = destination(o.result());
     work_.over(n, [&](Ex i, int l) {
-      Ex y = layer ? (element(x, i, l) - mean) * scale * element(w, i, l) : element(x, i, l) * scale * element(w, i, l);
+      Ex y = (layer ? value(i, l) - mean : value(i, l)) * scale * element(w, i, l);
       if (biased) y = y + element(bias, i, l);
       put(dst, i, y);
     });
@@ -175,22 +178,25 @@ class RowWise {
   }
 
   Status quantize(const ir::Operation& o) {
-    if (o.result()->type.dtype != DType::Q8A || !r_.is_returned(o.result())) return r_.unsupported(o, "expected q8a as a result of the kernel");
+    const ir::Value* out = o.result();
+    const bool returned = r_.is_returned(out);
+    if (out->type.dtype != DType::Q8A || (!returned && !b_.block_threads())) return r_.unsupported(o, "expected q8a as a result of the kernel");
     PRISM_TRY(Row x, row_of(o.operand(0)));
-    const int64_t n = width(o.result());
-    const Ex row = b_.let(b_.task() * (n / 32 * ir::info(DType::Q8A).bytes));
-    work_.quantize(r_.buffer(o.result()), row, n, Ex(0), n / 32, [&](Ex i, int lanes) { return element(x, i, lanes); });
+    const int64_t n = width(out), bytes = n / 32 * ir::info(DType::Q8A).bytes;
+    const Row dst = returned ? Row{r_.buffer(out), b_.let(row_ * bytes)} : Row{work_.memory(out->name, Elem::U8, bytes), Ex(0)};
+    rows_known_[out] = dst;
+    work_.quantize(dst.buffer, dst.at, n, Ex(0), n / 32, [&](Ex i, int lanes) { return element(x, i, lanes); });
     return ok();
   }
 
   Status embedding(const ir::Operation& o) {
     const ir::Value *ids = o.operand(0), *table = o.operand(1);
     Ex id;
-    if (r_.is_argument(ids)) id = b_.let(cast(Elem::I64, b_.load(r_.buffer(ids), b_.task())));
+    if (r_.is_argument(ids)) id = b_.let(cast(Elem::I64, b_.load(r_.buffer(ids), row_)));
     else if (ids->def->op == Op::Positions) {
       auto start = ir::Dim::parse(ids->def->attr<std::string>("start"));
       if (!start) return start.err();
-      id = b_.let(r_.dim(*start) + b_.task());
+      id = b_.let(r_.dim(*start) + row_);
     } else return r_.unsupported(o, "ids are computed in the same kernel");
     const int64_t d = width(o.result());
     const Row dst = destination(o.result());
@@ -214,17 +220,41 @@ class RowWise {
     return ok();
   }
 
-  Region r_;
+  Region& r_;
   Builder& b_;
   Worker& work_;
-  ir::Dim rows_;
+  const ir::Dim rows_;
+  const Ex row_;
   std::map<const ir::Value*, Row> rows_known_;
 };
+
+/// The ops of the region that v is made of, in order.
+void collect(const Region& r, const ir::Value* v, std::vector<const ir::Operation*>& ops) {
+  if (r.is_argument(v)) return;
+  for (const ir::Value* o : v->def->operands()) collect(r, o, ops);
+  if (std::find(ops.begin(), ops.end(), v->def) == ops.end()) ops.push_back(v->def);
+}
 
 }  // namespace
 
 Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads) {
-  return RowWise(op, name, dims, block_threads).run();
+  Region r(op, name, dims, block_threads);
+  const ir::Dim rows = RowWise::rows_of(r.body.returns.front());
+  for (const ir::Value* v : r.body.returns)
+    if (!(RowWise::rows_of(v) == rows))
+      return error("kernel: row-wise results have ", rows.str(), " and ", RowWise::rows_of(v).str(), " rows");
+  RowWise row(r, rows, r.b.task());
+  for (const ir::Operation& o : r.body.ops) PRISM_CHECK(row.lower(o));
+  return r.finish(rows);
+}
+
+Result<Buffer> row_in_memory(Region& r, const ir::Value* v) {
+  std::vector<const ir::Operation*> ops;
+  collect(r, v, ops);
+  RowWise row(r, ir::Dim(1), Ex(0));
+  for (const ir::Operation* o : ops) PRISM_CHECK(row.lower(*o));
+  r.b.barrier();
+  return row.memory(v);
 }
 
 }  // namespace prism::codegen

@@ -17,8 +17,21 @@ void Worker::over(int64_t n, const std::function<void(Ex, int)>& body) {
 
 void Worker::over_each(int64_t n, const std::function<void(Ex)>& body) {
   if (!gpu()) return b_.for_(0, n, 1, body);
-  b_.for_(b_.thread(), n, b_.block_threads(), body);
+  each_of_thread(n, body);
   b_.barrier();
+}
+
+void Worker::each_of_thread(int64_t n, const std::function<void(Ex)>& body) {
+  if (!written_out(n)) return b_.for_(b_.thread(), n, b_.block_threads(), body);
+  const size_t turns = size_t(n / b_.block_threads());
+  for (turn_ = 0; turn_ < turns; ++turn_) body(b_.let(b_.thread() + Ex(int64_t(turn_) * b_.block_threads())));
+}
+
+std::function<Ex(Ex, int)> Worker::remember(int64_t n, std::function<Ex(Ex, int)> f) {
+  if (!written_out(n)) return f;
+  std::vector<Ex> values;
+  each_of_thread(n, [&](Ex i) { values.push_back(b_.let(f(i, 1))); });
+  return [values, this](Ex, int) { return values[turn_]; };
 }
 
 Ex warp_reduce(Builder& b, Fn fn, Ex value, int lanes) {
@@ -37,7 +50,7 @@ Ex Worker::reduce(int64_t n, Fn fn, const std::function<Ex(Ex, int)>& f) {
     over(n, [&](Ex i, int lanes) { b_.assign(lanes == 1 ? tail : acc, join(fn, lanes == 1 ? tail : acc, f(i, lanes))); });
     return b_.let(join(fn, call(fn, {acc}), tail));
   }
-  b_.for_(b_.thread(), n, b_.block_threads(), [&](Ex i) { b_.assign(tail, join(fn, tail, f(i, 1))); });
+  each_of_thread(n, [&](Ex i) { b_.assign(tail, join(fn, tail, f(i, 1))); });
   const Ex mine = warp_reduce(b_, fn, tail);
   const int warps = b_.block_threads() / 32;
   const Buffer partial = b_.shared("partial" + std::to_string(partials_++), Elem::F32, warps);
@@ -50,10 +63,20 @@ Ex Worker::reduce(int64_t n, Fn fn, const std::function<Ex(Ex, int)>& f) {
 
 void Worker::quantize(const Buffer& out, Ex row, int64_t n, Ex first, int64_t blocks, const std::function<Ex(Ex, int)>& values) {
   if (gpu()) {
-    const Ex lane = b_.let(b_.thread() % 32);
-    b_.for_(b_.let(b_.thread() / 32), blocks, b_.block_threads() / 32, [&](Ex k) {
-      const Ex block = b_.let(first + k);
-      store_q8a_warp(b_, out, row, n, block, values(block * 32 + lane, 1));
+    const int64_t at_once = b_.block_threads() / 4;
+    const Ex word = b_.let(b_.thread() % 4 * 4);
+    const auto quantize_one = [&](Ex k, Ex stored) {
+      const Ex block = b_.let(first + k), at = b_.let(block * 32 + word);
+      store_q8a_words(b_, out, row, n, block, values(at, 4), values(at + Ex(16), 4), stored);
+    };
+    const Ex begin = b_.let(b_.thread() / 4);
+    if (blocks % at_once == 0 && blocks / at_once <= 8) {
+      for (int64_t k = 0; k < blocks; k += at_once) quantize_one(b_.let(begin + Ex(k)), Ex());
+      return;
+    }
+    b_.for_(constant({Elem::I32, 1}, 0), Ex((blocks + at_once - 1) / at_once), 1, [&](Ex turn) {  // as often for all threads
+      const Ex k = b_.let(begin + turn * at_once);
+      quantize_one(b_.let(min(k, Ex(blocks - 1))), b_.let(k < Ex(blocks)));
     });
     return;
   }
@@ -99,6 +122,28 @@ void store_q8a_warp(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, 
   b.store(out, row + block * 32 + lane, cast(Elem::I8, q));
   const Ex low = warp_reduce(b, Fn::ReduceAdd, q, 16), high = b.shuffle_xor(low, 16);
   b.if_(lane == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), low, high); });
+}
+
+void store_q8a_words(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex low, Ex high, Ex stored) {
+  const Ex words[2] = {b.let(low), b.let(high)}, word = b.let(b.thread() % 4);
+  Ex amax = constant({Elem::F32, 1}, 0);
+  for (const Ex& w : words)
+    for (int i = 0; i < 4; ++i) amax = b.let(max(amax, b.let(call(Fn::Abs, {lane(w, i)}))));
+  amax = warp_reduce(b, Fn::ReduceMax, amax, 4);
+  const Ex inverse = inverse_scale(b, amax);
+  Ex bytes[2], halves[2];
+  for (int h = 0; h < 2; ++h) {
+    Ex q[4];
+    for (int i = 0; i < 4; ++i) q[i] = quantized(b, lane(words[h], i), inverse);
+    bytes[h] = b.let(pack({cast(Elem::I8, q[0]), cast(Elem::I8, q[1]), cast(Elem::I8, q[2]), cast(Elem::I8, q[3])}));
+    halves[h] = warp_reduce(b, Fn::ReduceAdd, b.let((q[0] + q[1]) + (q[2] + q[3])), 4);
+  }
+  const auto store = [&] {
+    for (int h = 0; h < 2; ++h) b.store(out, row + block * 32 + word * 4 + Ex(16 * h), bytes[h]);
+    b.if_(word == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), halves[0], halves[1]); });
+  };
+  if (stored.node) b.if_(stored, store);
+  else store();
 }
 
 void store_q8a_quad(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored) {

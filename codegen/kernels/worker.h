@@ -20,26 +20,33 @@ class Worker {
   void over(int64_t n, const std::function<void(kir::Ex, int)>& body);
   /// The same with single elements only.
   void over_each(int64_t n, const std::function<void(kir::Ex)>& body);
+  /// f, whose values, where a thread has the same few elements in every pass, are computed here and kept in registers.
+  std::function<kir::Ex(kir::Ex, int)> remember(int64_t n, std::function<kir::Ex(kir::Ex, int)> f);
   /// Sum (ReduceAdd) or maximum (ReduceMax) of the f32 values f(i, lanes) over [0, n), in a fixed order; known to everybody.
   kir::Ex reduce(int64_t n, kir::Fn fn, const std::function<kir::Ex(kir::Ex, int)>& f);
-  /// Quantizes values(i, lanes), i of [32 * first, 32 * (first + blocks)), into the q8a row of `n` elements that starts at byte `row`.
+  /// Quantizes values(i, lanes), lanes being 16, or 4 on GPUs, i of [32 * first, 32 * (first + blocks)), into the q8a row of `n` elements that starts at byte `row`.
   void quantize(const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex first, int64_t blocks, const std::function<kir::Ex(kir::Ex, int)>& values);
 
  private:
   bool gpu() const { return b_.block_threads() > 0; }
+  /// GPUs: whether passes over n elements are so short that they are written out, in `turns` turns of the block.
+  bool written_out(int64_t n) const { return gpu() && n % b_.block_threads() == 0 && n / b_.block_threads() <= 32; }
+  void each_of_thread(int64_t n, const std::function<void(kir::Ex)>& body);
   kir::Ex join(kir::Fn fn, kir::Ex a, kir::Ex v) const { return fn == kir::Fn::ReduceAdd ? a + v : max(a, v); }
 
   kir::Builder& b_;
   int partials_ = 0;
+  size_t turn_ = 0;   ///< of a pass that is written out
 };
 
 /// GPUs: the sum or maximum of the warp's values (`lanes` of them at a time, 2 to 32), in every lane.
 kir::Ex warp_reduce(kir::Builder& b, kir::Fn fn, kir::Ex value, int lanes = 32);
 
 /// Quantizes 32 values into block `block` of the q8a row of `n` elements that starts at byte `row`: two vectors on CPUs; on GPUs a
-/// value of each lane of a warp.
+/// value of each lane of a warp, or of four lanes word i (columns 4i..4i+3) and word i+4 of lane i, stored where `stored`.
 void store_q8a(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex lo, kir::Ex hi);
 void store_q8a_warp(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex value);
+void store_q8a_words(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex low, kir::Ex high, kir::Ex stored);
 /// GPUs: the same of 32 values in four neighbouring lanes as a matrix product leaves them: value 2i+e of a lane's eight is number
 /// 8i + 2 (lane % 4) + e. The whole warp calls it; stored where `stored`.
 void store_q8a_quad(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, std::vector<kir::Ex> values, kir::Ex stored);

@@ -68,7 +68,7 @@ enum class Fn : uint8_t {
   LdMatrixT,  ///< the same, transposed
   MmaBf16,    ///< f32x4 args[0] + A (16x16: u32x4) * B (16x8: u32x2); fragments as PTX lays out mma.m16n8k16
   MmaF16,
-  MmaS8,      ///< i32x4 args[0] + A (16x32: u32x4) * B (32x8: u32x2); mma.m16n8k32
+  MmaU8,      ///< i32x4 args[0] + A (16x32, bytes without sign: u32x4) * B (32x8, with sign: u32x2); mma.m16n8k32
 };
 inline bool gpu_only(Fn f) { return f >= Fn::PackF16 && f != Fn::AtomicAdd; }
 inline bool cpu_only(Fn f) { return f == Fn::DotPairs || f == Fn::SumPairs || f == Fn::DotBf16; }
@@ -182,6 +182,7 @@ struct Kernel {
   std::vector<std::string> dims;
   int64_t scratch_bytes = 0;
   int block_threads = 0;        ///< 0: a CPU kernel
+  int blocks_together = 1;      ///< that a multiprocessor should have registers for
   int64_t shared_bytes = 0;     ///< of all Shared buffers, each aligned to 128 bytes, in order
   std::vector<TileShape> tiles; ///< by tile number; empty = the kernel uses none
   Block body;
@@ -207,6 +208,7 @@ class Builder {
   Buffer overlay(std::string name, Elem elem, int64_t size, const Buffer& first);
   Ex task() const { return task_; }
   Ex thread() const { return thread_; }                         ///< in the block
+  void blocks_together(int n) { kernel_.blocks_together = n; }
   int block_threads() const { return kernel_.block_threads; }   ///< 0: a CPU kernel
   Ex dim(std::string_view name) const;                          ///< i64; i32 on GPUs
 

@@ -28,7 +28,7 @@ const char* symbol(Kind k) {
 
 const char* fn_name(Fn f) {
   static const char* names[] = {"fma", "exp", "tanh", "erf", "sqrt", "exp2_coarse", "sin_turns", "cos_turns", "round_even", "abs",
-                                "reduce_add", "reduce_max", "dot4", "dot_pairs", "sum_pairs", "lookup_low", "lookup_high", "dot_bf16", "pack_f16", "pack_bf16", "byte_permute", "shuffle_xor", "atomic_add", "ld_matrix", "ld_matrix_t", "mma_bf16", "mma_f16", "mma_s8"};
+                                "reduce_add", "reduce_max", "dot4", "dot_pairs", "sum_pairs", "lookup_low", "lookup_high", "dot_bf16", "pack_f16", "pack_bf16", "byte_permute", "shuffle_xor", "atomic_add", "ld_matrix", "ld_matrix_t", "mma_bf16", "mma_f16", "mma_u8"};
   return names[size_t(f)];
 }
 

@@ -273,7 +273,7 @@ class Verifier {
         fits = buffer(r->ival).space == Buffer::Space::Shared;
         break;
       default: {
-        const Ty sum = {r->fn == Fn::MmaS8 ? Elem::I32 : Elem::F32, 4};
+        const Ty sum = {r->fn == Fn::MmaU8 ? Elem::I32 : Elem::F32, 4};
         fits = is(0, sum) && is(1, {Elem::U32, 4}) && is(2, {Elem::U32, 2});
       }
     }

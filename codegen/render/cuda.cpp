@@ -47,7 +47,7 @@ class CudaRenderer final : public CRenderer {
   }
 
   std::string close(const Kernel& k) override {
-    return "}\nKERNEL(" + std::to_string(k.block_threads) + ") " + k.name + "(ARGS(" + k.name + "_args) args) {\n  grid_begin();\n  " + k.name +
+    return "}\nKERNEL(" + std::to_string(k.block_threads) + ", " + std::to_string(k.blocks_together) + ") " + k.name + "(ARGS(" + k.name + "_args) args) {\n  grid_begin();\n  " + k.name +
            "_body(args, block_index(), Alone());\n}\n\n";
   }
 
@@ -143,7 +143,7 @@ std::string render_persistent(const std::string& name, const std::map<size_t, co
   std::string cases;
   for (const auto& [i, k] : kernels)
     cases += "        case " + std::to_string(i) + ": " + k->name + "_body(arguments<" + k->name + "_args>(args.table, offset), task, phase); break;\n";
-  return "struct " + name + "_args {\n  Global table, counters;\n};\nKERNEL(" + std::to_string(kernels.begin()->second->block_threads) + ") " + name + "(ARGS(" + name +
+  return "struct " + name + "_args {\n  Global table, counters;\n};\nKERNEL(" + std::to_string(kernels.begin()->second->block_threads) + ", 1) " + name + "(ARGS(" + name +
          "_args) args) {\n"
          "  const i64 launches = load<i64>(args.table, 0);\n"
          "  for (i64 i = 0; i < launches; ++i) {\n"

@@ -42,7 +42,7 @@ template <class A> DEVICE const A& arguments(Global table, i64 offset) { return 
 )";
 
 constexpr const char* kDevice = R"(
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
+#define KERNEL(threads, together) extern "C" __global__ void __launch_bounds__(threads, together)
 #define ARGS(T) const __grid_constant__ T
 #define CONSTANT __constant__ const
 typedef u8* Global; typedef u8* Shared; typedef const u8* Table;
@@ -56,25 +56,25 @@ DEVICE u32 shared_address(const u8* p) { return (u32)__cvta_generic_to_shared(p)
 
 template <class T> DEVICE T load(const u8* b, i64 offset) { return *(const T*)(b + offset); }
 template <class T> DEVICE void store(u8* b, i64 offset, T v) { *(T*)(b + offset) = v; }
-template <int N> struct Constant;  // through the read-only path
+template <int N> struct Constant;  // volatile and not .nc: other loads are moved to after grid_wait, where nothing is left to overlap them with
 template <> struct Constant<1> {
-  static DEVICE u8 get(const u8* p) { u32 v; asm("ld.global.nc.u8 %0, [%1];" : "=r"(v) : "l"(p)); return (u8)v; }
+  static DEVICE u8 get(const u8* p) { u32 v; asm volatile("ld.global.u8 %0, [%1];" : "=r"(v) : "l"(p)); return (u8)v; }
 };
 template <> struct Constant<2> {
-  static DEVICE u16 get(const u8* p) { u16 v; asm("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(p)); return v; }
+  static DEVICE u16 get(const u8* p) { u16 v; asm volatile("ld.global.u16 %0, [%1];" : "=h"(v) : "l"(p)); return v; }
 };
 template <> struct Constant<4> {
-  static DEVICE u32 get(const u8* p) { u32 v; asm("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(p)); return v; }
+  static DEVICE u32 get(const u8* p) { u32 v; asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(p)); return v; }
 };
 template <> struct Constant<8> {
   static DEVICE vec<u32, 2> get(const u8* p) {
-    vec<u32, 2> v; asm("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(v.e[0]), "=r"(v.e[1]) : "l"(p)); return v;
+    vec<u32, 2> v; asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.e[0]), "=r"(v.e[1]) : "l"(p)); return v;
   }
 };
 template <> struct Constant<16> {
   static DEVICE vec<u32, 4> get(const u8* p) {
     vec<u32, 4> v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.e[0]), "=r"(v.e[1]), "=r"(v.e[2]), "=r"(v.e[3]) : "l"(p));
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.e[0]), "=r"(v.e[1]), "=r"(v.e[2]), "=r"(v.e[3]) : "l"(p));
     return v;
   }
 };
@@ -154,7 +154,7 @@ LD_MATRIX(ld_matrix_t, ".trans")
   }
 MMA(mma_bf16, f32, "+f", "m16n8k16.row.col.f32.bf16.bf16.f32")
 MMA(mma_f16, f32, "+f", "m16n8k16.row.col.f32.f16.f16.f32")
-MMA(mma_s8, i32, "+r", "m16n8k32.row.col.s32.s8.s8.s32")
+MMA(mma_u8, i32, "+r", "m16n8k32.row.col.s32.u8.s8.s32")
 DEVICE u32 byte_permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 DEVICE i32 dot4(i32 c, u32 a, i32 b) { i32 d; asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); return d; }
 
@@ -177,7 +177,7 @@ DEVICE f32 round_even(f32 x) { return rintf(x); }
 )";
 
 constexpr const char* kEmulated = R"(
-#define KERNEL(threads) extern "C" void
+#define KERNEL(threads, together) extern "C" void
 #define ARGS(T) const T&
 #define CONSTANT static const
 struct Global { u8* data; i64 bytes, index; };
@@ -286,7 +286,7 @@ template <class T> DEVICE vec<T, 4> mma(i32 op, vec<T, 4> c, vec<u32, 4> a, vec<
 }
 DEVICE vec<f32, 4> mma_bf16(vec<f32, 4> c, vec<u32, 4> a, vec<u32, 2> b, LINE) { return mma(3, c, a, b, line); }
 DEVICE vec<f32, 4> mma_f16(vec<f32, 4> c, vec<u32, 4> a, vec<u32, 2> b, LINE) { return mma(4, c, a, b, line); }
-DEVICE vec<i32, 4> mma_s8(vec<i32, 4> c, vec<u32, 4> a, vec<u32, 2> b, LINE) { return mma(5, c, a, b, line); }
+DEVICE vec<i32, 4> mma_u8(vec<i32, 4> c, vec<u32, 4> a, vec<u32, 2> b, LINE) { return mma(5, c, a, b, line); }
 DEVICE i32 dot4(i32 c, u32 a, i32 b) {
   for (i32 i = 0; i < 32; i += 8) c += (i32)(u8)(a >> i) * (i32)(i8)(b >> i);
   return c;

@@ -15,7 +15,7 @@ struct GlobalMemory {
   int64_t bytes, index;
 };
 
-enum class WarpOp : int32_t { Sync, ShuffleXor, LdMatrix, MmaBf16, MmaF16, MmaS8, Wgmma, WgmmaFence, WgmmaCommit, WgmmaWait };
+enum class WarpOp : int32_t { Sync, ShuffleXor, LdMatrix, MmaBf16, MmaF16, MmaU8, Wgmma, WgmmaFence, WgmmaCommit, WgmmaWait };
 enum class Math : int32_t { Exp, Tanh, Erf, Exp2, SinTurns, CosTurns, RoundEven };
 
 struct Host {

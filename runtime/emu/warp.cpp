@@ -8,9 +8,9 @@ namespace prism::rt::emu {
 
 namespace {
 
-/// Value `i` of `per` in a register.
-double element(WarpOp op, uint32_t reg, int i) {
-  if (op == WarpOp::MmaS8) return int8_t(reg >> (8 * i));
+/// Value `i` of those in a register of operand a or b.
+double element(WarpOp op, bool of_a, uint32_t reg, int i) {
+  if (op == WarpOp::MmaU8) return of_a ? double(uint8_t(reg >> (8 * i))) : double(int8_t(reg >> (8 * i)));
   const auto half = uint16_t(reg >> (16 * i));
   return op == WarpOp::MmaBf16 ? bf16_to_f32(half) : f16_to_f32(half);
 }
@@ -18,14 +18,14 @@ double element(WarpOp op, uint32_t reg, int i) {
 }  // namespace
 
 std::array<Fragment, 32> mma(WarpOp op, const std::array<MmaInput, 32>& lanes) {
-  const int per = op == WarpOp::MmaS8 ? 4 : 2, depth = 8 * per;   // values in a register, k
+  const int per = op == WarpOp::MmaU8 ? 4 : 2, depth = 8 * per;   // values in a register, k
   double a[16][32], b[32][8];
   for (int lane = 0; lane < 32; ++lane) {
     const int group = lane / 4, in_group = lane % 4;
     for (int i = 0; i < per; ++i) {
       for (int r = 0; r < 4; ++r)   // registers: rows g, g+8, then the same for the upper half of k
-        a[group + 8 * (r & 1)][in_group * per + i + depth / 2 * (r >> 1)] = element(op, lanes[lane].a[r], i);
-      for (int r = 0; r < 2; ++r) b[in_group * per + i + depth / 2 * r][group] = element(op, lanes[lane].b[r], i);
+        a[group + 8 * (r & 1)][in_group * per + i + depth / 2 * (r >> 1)] = element(op, true, lanes[lane].a[r], i);
+      for (int r = 0; r < 2; ++r) b[in_group * per + i + depth / 2 * r][group] = element(op, false, lanes[lane].b[r], i);
     }
   }
   std::array<Fragment, 32> out;
@@ -35,7 +35,7 @@ std::array<Fragment, 32> mma(WarpOp op, const std::array<MmaInput, 32>& lanes) {
       double sum = 0;
       for (int k = 0; k < depth; ++k) sum += a[row][k] * b[k][column];
       const uint32_t c = lanes[lane].c[r];
-      out[lane][r] = op == WarpOp::MmaS8 ? c + uint32_t(int32_t(sum)) : std::bit_cast<uint32_t>(float(std::bit_cast<float>(c) + sum));
+      out[lane][r] = op == WarpOp::MmaU8 ? c + uint32_t(int32_t(sum)) : std::bit_cast<uint32_t>(float(std::bit_cast<float>(c) + sum));
     }
   return out;
 }

@@ -9,7 +9,8 @@
 namespace prism {
 
 /// NVRTC takes all kernels for the architectures; those whose name begins with one of `hot` do not spill.
-inline void expect_compiles(const GpuKernelFixture& f, const std::vector<std::string>& hot = {""}, const std::vector<std::string>& archs = {"sm_80", "sm_90a"}) {
+inline void expect_compiles(const GpuKernelFixture& f, const std::vector<std::string>& hot = {""}, std::vector<std::string> archs = {"sm_80", "sm_90a"}) {
+  if (GpuKernelFixture::target() == "cuda") archs = {f.program().codes[0].isa};   // made for it alone
   for (const std::string& arch : archs) {
     auto cubin = codegen::compile_cuda(f.text("kernels.cu"), arch);
     ASSERT_TRUE(cubin) << cubin.message();

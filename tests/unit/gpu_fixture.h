@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -11,7 +12,9 @@
 #include "codegen/cuda/nvrtc.h"
 #include "codegen/render/c.h"
 #include "runtime/base/half.h"
+#include "gpu_kernel_fixture.h"
 #include "runtime/emu/device.h"
+#include "runtime/gpu/driver.h"
 
 namespace prism::gpu_test {
 
@@ -51,6 +54,60 @@ class Emulated {
  private:
   rt::CodeObject code_;
   rt::emu::Kernel info_;
+};
+
+/// A kernel on the device that PRISM_GPU_TARGET names: emulated, or this machine's GPU.
+class OnTarget {
+ public:
+  explicit OnTarget(const Kernel& kernel, bool verified = true) {
+    if (GpuKernelFixture::target() == "emu") {
+      emulated_.emplace(kernel, verified);
+    } else {
+      const Status status = compile_for_gpu(kernel);
+      EXPECT_TRUE(status) << status.message();
+    }
+  }
+
+  /// "" or the error.
+  std::string run(int64_t blocks, std::vector<rt::emu::Memory> args, const std::vector<int64_t>& dims = {}, uint64_t seed = 1) {
+    if (emulated_) return emulated_->run(blocks, args, dims, seed);
+    if (!launch_.threads) return "not compiled";
+    std::vector<int64_t> values = dims;
+    args.push_back(memory(values));
+    std::vector<rt::gpu::Address> places;
+    const Status status = run_on_gpu(blocks, args, places);
+    for (rt::gpu::Address place : places) driver_->free(place);
+    return status ? "" : status.message();
+  }
+
+ private:
+  Status compile_for_gpu(const Kernel& kernel) {
+    PRISM_TRY(driver_, rt::gpu::open_cuda());
+    PRISM_TRY(const auto cubin, codegen::compile_cuda(codegen::render_cuda({&kernel}, codegen::CudaTarget::Device), driver_->info().arch));
+    PRISM_TRY(module_, driver_->load(cubin.bytes, kernel.name));
+    PRISM_TRY(const auto function, module_->function(kernel.name, kernel.shared_bytes));
+    launch_ = {function, 0, kernel.block_threads, kernel.shared_bytes, {}, false};
+    return ok();
+  }
+
+  Status run_on_gpu(int64_t blocks, const std::vector<rt::emu::Memory>& args, std::vector<rt::gpu::Address>& places) {
+    for (const rt::emu::Memory& m : args) {
+      PRISM_TRY(const auto place, driver_->allocate(m.bytes, "test"));
+      places.push_back(place);
+      PRISM_CHECK(driver_->upload(place, m.data, m.bytes));
+    }
+    rt::gpu::Launch launch = launch_;
+    launch.blocks = blocks;
+    launch.args = places;
+    PRISM_CHECK(driver_->launch(launch));
+    for (size_t i = 0; i + 1 < args.size(); ++i) PRISM_CHECK(driver_->download(args[i].data, places[i], args[i].bytes));
+    return driver_->synchronize();
+  }
+
+  std::optional<Emulated> emulated_;
+  std::unique_ptr<rt::gpu::Driver> driver_;
+  std::unique_ptr<rt::gpu::Module> module_;
+  rt::gpu::Launch launch_;
 };
 
 /// What NVRTC makes of it: for these architectures, without spills.

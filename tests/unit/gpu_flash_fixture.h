@@ -79,7 +79,7 @@ class FlashKernel {
     std::vector<float> values;
   };
 
-  Result run(Emulated& code, int64_t tokens, int64_t past, uint64_t seed = 1) const {
+  Result run(OnTarget& code, int64_t tokens, int64_t past, uint64_t seed = 1) const {
     const int64_t total = past + tokens, context = (total + 63) / 64 * 64 + 64, width = a_.heads * a_.size;
     auto q = encoded(queries_.data() + past * width, size_t(tokens * width), a_.queries);
     std::vector<uint16_t> keys(size_t(context * a_.kv_heads * a_.size)), values(keys.size());
@@ -118,7 +118,7 @@ class FlashKernel {
   }
 
   /// Largest difference to the evaluator, relative to the largest value; 1e9 for an error of the device.
-  double error(Emulated& code, int64_t tokens, int64_t past, uint64_t seed = 1, std::string* why = nullptr) const {
+  double error(OnTarget& code, int64_t tokens, int64_t past, uint64_t seed = 1, std::string* why = nullptr) const {
     const Result r = run(code, tokens, past, seed);
     if (why) *why = r.error;
     if (!r.error.empty()) return 1e9;

@@ -17,7 +17,7 @@ void check(const std::vector<Attention>& cases, int64_t most, const std::vector<
   for (const Attention& a : cases) {
     const FlashKernel f(a, most);
     expect_compiles(f.kernel());
-    Emulated code(f.kernel());
+    OnTarget code(f.kernel());
     uint64_t seed = 1;
     for (const Chunk& c : chunks) {
       std::string why;
@@ -46,7 +46,7 @@ TEST(GpuFlash, PrefillOfLargeScores) {
 }
 
 /// The bytes of tokens first, first + 1, ..., computed `at_once` at a time.
-std::vector<uint8_t> in_chunks(const FlashKernel& f, Emulated& code, int64_t first, int64_t tokens, int64_t at_once) {
+std::vector<uint8_t> in_chunks(const FlashKernel& f, OnTarget& code, int64_t first, int64_t tokens, int64_t at_once) {
   std::vector<uint8_t> all;
   for (int64_t t = 0; t < tokens; t += at_once) {
     const auto r = f.run(code, std::min(at_once, tokens - t), first + t, uint64_t(t + at_once));
@@ -59,7 +59,7 @@ std::vector<uint8_t> in_chunks(const FlashKernel& f, Emulated& code, int64_t fir
 TEST(GpuFlash, BitsDoNotDependOnTheTokensBeside) {
   for (const Attention& a : {Attention{6, 2, 64}, Attention{7, 1, 32, 50}, Attention{2, 2, 128, 0, 3.0, "q8a"}}) {
     const FlashKernel few(a, 16), many(a, 128);
-    Emulated decode(few.kernel()), prefill(many.kernel());
+    OnTarget decode(few.kernel()), prefill(many.kernel());
     for (int64_t first : {0, 57, 250}) {
       const auto one = in_chunks(few, decode, first, 16, 1);
       for (int64_t at_once : {5, 16}) EXPECT_EQ(one, in_chunks(few, decode, first, 16, at_once)) << describe(a) << " from " << first << ", " << at_once << " at once";
@@ -71,7 +71,7 @@ TEST(GpuFlash, BitsDoNotDependOnTheTokensBeside) {
 TEST(GpuFlash, BitsDoNotDependOnTheOrder) {
   const Attention a{6, 2, 64};
   const FlashKernel few(a, 16), many(a, 128);
-  Emulated decode(few.kernel()), prefill(many.kernel());
+  OnTarget decode(few.kernel()), prefill(many.kernel());
   const auto first = few.run(decode, 5, 200, 1), first_many = many.run(prefill, 70, 20, 1);
   for (uint64_t seed = 2; seed < 8; ++seed) {
     const auto other = few.run(decode, 5, 200, seed), other_many = many.run(prefill, 70, 20, seed);
@@ -93,7 +93,7 @@ TEST(GpuFlash, WhatItCannotDoIsAnError) {
 /// What running the kernel says or, if it runs, how wrong it is; "" if nobody noticed.
 std::string noticed(const FlashKernel& f, const Kernel& broken, const std::vector<Chunk>& chunks, double exact) {
   if (const Status status = verify(broken); !status) return "verifier: " + status.message();
-  Emulated code(broken);
+  OnTarget code(broken);
   for (const Chunk& c : chunks)
     for (uint64_t seed = 1; seed <= 3; ++seed) {
       std::string why;

@@ -10,7 +10,7 @@ constexpr int kM = 16, kN = 8;
 Kernel product(Fn shape, bool swapped = false) {
   constexpr int words = 8;   // u32 in a row of a and b
   Builder b("product", {}, 32);
-  const Buffer a = b.arg("a", Elem::U32), bt = b.arg("b", Elem::U32), c = b.arg("c", shape == Fn::MmaS8 ? Elem::I32 : Elem::F32, true);
+  const Buffer a = b.arg("a", Elem::U32), bt = b.arg("b", Elem::U32), c = b.arg("c", shape == Fn::MmaU8 ? Elem::I32 : Elem::F32, true);
   const Ex group = b.let(b.thread() / 4), in_group = b.let(b.thread() % 4);
   auto at = [&](const Buffer& m, int row, int column) { return b.load(m, (group + row) * words + in_group + column); };
   Ex second = at(a, 8, 0), third = at(a, 0, 4);
@@ -30,8 +30,8 @@ std::vector<T> random_bits(size_t n, uint32_t seed, T (*from)(float)) {
   return v;
 }
 
-template <class T, class Sum, class Value>
-std::vector<Sum> plain(const std::vector<T>& a, const std::vector<T>& b, int depth, Value value) {
+template <class Sum, class A, class B, class Value>
+std::vector<Sum> plain(const std::vector<A>& a, const std::vector<B>& b, int depth, Value value) {
   std::vector<Sum> c(kM * kN);
   for (int m = 0; m < kM; ++m)
     for (int n = 0; n < kN; ++n)
@@ -51,7 +51,7 @@ TEST(GpuMma, HalfPrecision) {
     auto a = random_bits<uint16_t>(kM * 16, 1, c.to), b = random_bits<uint16_t>(kN * 16, 2, c.to);
     std::vector<float> out(kM * kN);
     ASSERT_EQ(Emulated(k).run(1, {memory(a), memory(b), memory(out)}), "");
-    const auto expected = plain<uint16_t, double>(a, b, 16, c.from);
+    const auto expected = plain<double>(a, b, 16, c.from);
     for (size_t i = 0; i < out.size(); ++i) EXPECT_NEAR(out[i], expected[i], 1e-6) << i;
     // a kernel whose fragments are not where PTX has them is not right by luck
     ASSERT_EQ(Emulated(product(c.shape, true)).run(1, {memory(a), memory(b), memory(out)}), "");
@@ -62,13 +62,13 @@ TEST(GpuMma, HalfPrecision) {
 }
 
 TEST(GpuMma, Bytes) {
-  const Kernel k = product(Fn::MmaS8);
+  const Kernel k = product(Fn::MmaU8);
   expect_compiles(k);
-  const auto to = [](float x) { return int8_t(x * 127); };
-  auto a = random_bits<int8_t>(kM * 32, 3, to), b = random_bits<int8_t>(kN * 32, 4, to);
+  auto a = random_bits<uint8_t>(kM * 32, 3, [](float x) { return uint8_t(x * 127 + 128); });
+  auto b = random_bits<int8_t>(kN * 32, 4, [](float x) { return int8_t(x * 127); });
   std::vector<int32_t> out(kM * kN);
   ASSERT_EQ(Emulated(k).run(1, {memory(a), memory(b), memory(out)}), "");
-  EXPECT_EQ(out, (plain<int8_t, int32_t>(a, b, 32, [](int8_t v) { return v; })));
+  EXPECT_EQ(out, plain<int32_t>(a, b, 32, [](auto v) { return v; }));
 }
 
 /// One warp: c[16][16] = a[16][16] * b[16][16], both row by row, through shared memory and ldmatrix.

@@ -48,7 +48,7 @@ class LargestKernel {
   explicit LargestKernel(int64_t vocab, const std::function<void(Kernel&)>& mutate = {})
       : vocab_(vocab), lowered_(codegen::gpu_largest_logits("largest_logits", {}, vocab)) {
     if (mutate) mutate(lowered_.kernel);
-    emulated_ = std::make_unique<Emulated>(lowered_.kernel, !mutate);
+    kernel_ = std::make_unique<OnTarget>(lowered_.kernel, !mutate);
     workspace_.assign(size_t(lowered_.workspace_bytes) / 4, kNan);
     counter_.assign(size_t(lowered_.counters), 0);
   }
@@ -58,7 +58,7 @@ class LargestKernel {
     std::vector<float> t = {temperature}, sum = {kNan};
     out.logits.assign(size_t(std::min<int64_t>(64, vocab_)), kNan);
     out.ids.assign(out.logits.size(), -1);
-    const std::string error = emulated_->run(*lowered_.tasks.constant(), {memory(t), memory(logits), memory(out.logits), memory(out.ids), memory(sum),
+    const std::string error = kernel_->run(*lowered_.tasks.constant(), {memory(t), memory(logits), memory(out.logits), memory(out.ids), memory(sum),
                                                                            memory(workspace_), memory(counter_)}, {}, seed);
     out.sum = sum[0];
     return error;
@@ -67,7 +67,7 @@ class LargestKernel {
  private:
   int64_t vocab_;
   codegen::LoweredKernel lowered_;
-  std::unique_ptr<Emulated> emulated_;
+  std::unique_ptr<OnTarget> kernel_;
   std::vector<float> workspace_;
   std::vector<uint32_t> counter_;
 };

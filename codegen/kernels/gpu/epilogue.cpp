@@ -8,9 +8,11 @@ using ir::Op;
 
 Epilogue::Epilogue(Region& r, const ir::Operation& linear)
     : r_(r), b_(r.b), n_(*linear.operand(1)->type.dim(0).constant()), rows_of_x_(Region::rows_of(linear.operand(0)->type)) {
+  bool after = false;
   for (const ir::Operation& o : r.body.ops) {
-    glu_ = glu_ || o.op == Op::Glu;
-    quantize_ = quantize_ || o.op == Op::Quantize;
+    after = after || &o == &linear;
+    glu_ = glu_ || (after && o.op == Op::Glu);
+    quantize_ = quantize_ || (after && o.op == Op::Quantize);
   }
 }
 
@@ -28,9 +30,27 @@ bool Epilogue::per_column(const ir::Value* v) const {
   return v->type.rank() == 1 || (Region::rows_of(v->type) == ir::Dim(1) && !(rows_of_x_ == ir::Dim(1)));
 }
 
+void Epilogue::load_early(Ex n0, int64_t columns) {
+  if (glu_ || quantize_ || columns > b_.block_threads()) return;   // their threads have other columns
+  const Ex column = b_.let(min(n0 + min(b_.thread(), Ex(columns - 1)), Ex(n_ - 1)));
+  for (const ir::Operation& o : r_.body.ops)
+    for (const ir::Value* v : o.operands())
+      if (r_.is_argument(v) && v->type.elements() == n_ && !early_.count(v) && o.op != Op::Linear && is_floating(r_.buffer(v).elem) && follows_linear(o))
+        early_[v] = b_.let(cast(Elem::F32, b_.load(r_.buffer(v), column)));
+}
+
+/// Whether it is made of the linear's result, and does not make what that multiplies.
+bool Epilogue::follows_linear(const ir::Operation& o) const {
+  if (o.op == Op::Linear) return true;
+  for (const ir::Value* v : o.operands())
+    if (!r_.is_argument(v) && follows_linear(*v->def)) return true;
+  return false;
+}
+
 Result<Ex> Epilogue::value(const ir::Value* v, const Place& at) {
   if (r_.is_argument(v)) {
     const Buffer& buffer = r_.buffer(v);
+    if (const auto early = early_.find(v); early != early_.end()) return early->second;
     if (!is_floating(buffer.elem)) return error("linear epilogue: operand %", v->name, " is ", v->type.str(), ", expected floats");
     Ex index(0);
     if (v->type.elements() != 1) {

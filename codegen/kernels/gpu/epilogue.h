@@ -12,6 +12,10 @@ class Epilogue {
   /// Columns of the linear that a tile must have a multiple of, and begin at: 1; 32 with a glu or a quantize, 64 with both.
   int64_t column_unit() const;
 
+  /// For one row and no more columns than threads: loads what the results need beside the sums, so that it is there when emit() with the same
+  /// columns comes.
+  void load_early(kir::Ex n0, int64_t columns);
+
   /// Computes and stores the region's results for the sums y[row * stride + column]: rows [0, rows) are tokens t0.., columns
   /// [0, columns) are outputs n0.. of the linear. Columns past the linear's are left out. All threads of the block call it after a
   /// barrier; bias is added here.
@@ -22,6 +26,7 @@ class Epilogue {
     kir::Ex token, row, column;   ///< token t, row of the tile, column of the value
   };
   Result<kir::Ex> value(const ir::Value* v, const Place& at);
+  bool follows_linear(const ir::Operation& o) const;
   static bool after_glu(const ir::Value* v);
   bool per_column(const ir::Value* v) const;   ///< the same for all rows
 
@@ -30,6 +35,7 @@ class Epilogue {
   int64_t n_;                     ///< outputs of the linear
   ir::Dim rows_of_x_;
   bool glu_ = false, quantize_ = false;
+  std::map<const ir::Value*, kir::Ex> early_;   ///< of this thread's column
   kir::Buffer y_;
   int64_t stride_ = 0;
   kir::Ex n0_;

@@ -1,5 +1,5 @@
-// Attention of few tokens (flash decoding). A block has some tokens, the query heads that share a KV head, and every n-th tile of
-// 64 keys; the last block to end merges what all of them found. Tiles belong to blocks by their absolute number, and a tile
+// Attention of few tokens (flash decoding). A block has some tokens, the query heads that share a KV head, and every n-th pair of tiles of
+// 64 keys; the last block to end merges what all of them found, which takes as long as several tiles. Tiles belong to blocks by their absolute number, and a tile
 // that a token does not see adds exact zeros, so that a token's bits depend neither on the tokens beside it nor on who is last.
 //
 // Products are matrix products with the accuracy of f32: of 16 rows of queries (and of weights) eight are values rounded to
@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kWarps = 4, kStepKeys = 16;        // a warp's keys of a tile: it walks over tiles on its own
 constexpr int kTileKeys = kWarps * kStepKeys;
+constexpr int64_t kTogether = 2;                 // tiles in a row that a block has
 constexpr int64_t kRows = 8;                     // query rows of a block: tokens times heads
 constexpr int64_t kBlocks = 132;                 // per row tile: multiprocessors of a large GPU
 constexpr int64_t kMostSplits = 32;              // what one warp merges
@@ -52,7 +53,7 @@ class FlashDecode : GpuAttention {
     column_ = b_.let(lane_ % 4 * 2);
     const Ex last = b_.let(min(past_ + t0_ + Ex(tile_tokens_), total_));
     const Ex end = b_.let(((causal_ ? last : total_) + Ex(kTileKeys - 1)) / kTileKeys);  // in tiles
-    const Ex used = b_.let(min(Ex(splits_), end));
+    const Ex used = b_.let(min(Ex(splits_), (end + Ex(kTogether - 1)) / kTogether));
     b_.if_(split < used, [&] {
       walk(split, end, slot);
       b_.barrier();  // the tiles' memory is used for sums now
@@ -100,16 +101,17 @@ class FlashDecode : GpuAttention {
   void walk(Ex split, Ex end, Ex slot) {
     const int64_t step = tile_elements(kStepKeys), stage = kWarps * step;
     const Ex mine = b_.let(warp_ * step), plane = b_.let(slot / (heads_ / kv_heads_ / group_) * b_.dim("ctx") * d_ + warp_ * (kStepKeys * d_));
-    Ex first = split;
-    if (window_ > 0) {
-      const Ex begin = b_.let(max(past_ + t0_ - Ex(window_ - 1), Ex(0)) / kTileKeys);
-      first = b_.let(begin + (split + Ex(splits_) - begin % splits_) % splits_);
-    }
-    auto copy = [&](Ex tile, Ex to) {
-      b_.if_(tile < end, [&] { copy_tile(shared_, b_.let(mine + to), b_.let(plane + tile * (kTileKeys * d_)), kStepKeys, lane_, 32); });
+    const int64_t round = kTogether * splits_;   // tiles, of which this block has kTogether
+    const auto tiles_before = [&](Ex tile) {     // of this block
+      return b_.let(tile / round * kTogether + min(max(tile % round - split * kTogether, Ex(0)), Ex(kTogether)));
+    };
+    const Ex first = window_ > 0 ? tiles_before(b_.let(max(past_ + t0_ - Ex(window_ - 1), Ex(0)) / kTileKeys)) : constant({Elem::I32, 1}, 0), count = tiles_before(end);
+    const auto tile_of = [&](Ex n) { return b_.let((n / kTogether * splits_ + split) * kTogether + n % kTogether); };
+    auto copy = [&](Ex n, Ex to) {
+      b_.if_(n < count, [&] { copy_tile(shared_, b_.let(mine + to), b_.let(plane + tile_of(n) * (kTileKeys * d_)), kStepKeys, lane_, 32); });
       b_.async_commit();
     };
-    for (int64_t s = 0; s + 1 < stages_; ++s) copy(b_.let(first + Ex(s * splits_)), Ex(s * stage));
+    for (int64_t s = 0; s + 1 < stages_; ++s) copy(b_.let(first + Ex(s)), Ex(s * stage));
 
     const std::vector<Ex> queries = load_queries();
     const Ex last = b_.let(last_key(past_ + token(lane_ / 4)) - warp_ * kStepKeys - column_), keys_lane = b_.let(mine + halves_lane()), values_lane = b_.let(mine + this->values_lane() + Ex(kStepKeys * d_));
@@ -118,11 +120,11 @@ class FlashDecode : GpuAttention {
     for (int64_t n = 0; n < d_; n += 8) out_.push_back(b_.var(constant({Elem::F32, 4}, 0)));
     const Ex from = b_.var(constant({Elem::I32, 1}, 0)), to = b_.var(constant({Elem::I32, 1}, double((stages_ - 1) * stage)));
     auto advance = [&](Ex at) { b_.assign(at, select(at == Ex((stages_ - 1) * stage), constant({Elem::I32, 1}, 0), at + Ex(stage))); };
-    b_.for_(first, end, splits_, [&](Ex tile) {
+    b_.for_(first, count, 1, [&](Ex n) {
       b_.async_wait(int(stages_ - 2));
       b_.warp_sync();
-      copy(b_.let(tile + Ex((stages_ - 1) * splits_)), to);
-      const Ex distance = b_.let(last - tile * kTileKeys);
+      copy(b_.let(n + Ex(stages_ - 1)), to);
+      const Ex distance = b_.let(last - tile_of(n) * kTileKeys);
       add_values(values_lane + from, softmax(scores(queries, keys_lane + from), distance));
       advance(from);
       advance(to);

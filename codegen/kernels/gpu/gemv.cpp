@@ -1,9 +1,10 @@
-// y = x w^T for few rows, bound by the reading of w: each weight is read once for up to 4 tokens, 16 bytes a thread, up to
-// five of them under way. A block has groups of 16 outputs; its warps share the columns and add their sums in a fixed order, so that a
-// token's result has the same bits whatever the tokens beside it.
+// y = x w^T for few rows, bound by the reading of w: each weight is read once for up to 4 tokens, in loads of 16 bytes, several
+// of a thread's under way. A block has groups of 16 outputs; its warps share the columns and add their sums in a fixed order, so that
+// a token's result has the same bits whatever the tokens beside it. x is brought to shared memory first, if there is room.
 //
-// Quantized: 16 lanes have a block of 32 columns (rows16.h).
-// Dense (row-major or swizzled): a warp has 4 rows or more, a lane 16 bytes of each.
+// Quantized: half a warp has a block of 32 columns (rows16.h). The products of a warp's two blocks with all tokens are matrix
+// products of bytes: operand b has a column for each token and half, and of the sums a lane takes those of its half.
+// Dense (row-major or swizzled): a warp has 4 rows or more, a lane 16 bytes of each, by way of shared memory.
 #include "codegen/kernels/gpu/epilogue.h"
 #include "codegen/kernels/gpu/gemm_weights.h"
 #include "codegen/kernels/gpu/gpu.h"
@@ -20,6 +21,10 @@ namespace {
 
 constexpr int kRows = 16;        // of a group
 constexpr int kTokens = 4;       // at once
+constexpr int64_t kMostShared = 96 << 10;    // what a block can have on smaller GPUs, less the sums
+constexpr int64_t kMostStaged = 64 << 10;    // bytes of x in shared memory
+constexpr int64_t kMultiprocessors = 132;    // of a large GPU; each has so much shared memory for the blocks on it
+constexpr int64_t kMultiprocessorShared = 200 << 10;
 
 struct Shape {
   const ir::Operation* linear = nullptr;
@@ -36,7 +41,7 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
   for (const ir::Operation& o : op.body->ops) {
     if (o.op == Op::Linear && s.linear) return error("kernel ", name, ": two linears in one kernel");
     if (o.op == Op::Linear) s.linear = &o;
-    if (o.op == Op::Glu || o.op == Op::Quantize) s.groups *= 2;
+    if (s.linear && (o.op == Op::Glu || o.op == Op::Quantize)) s.groups *= 2;
   }
   const ir::Type &w = s.linear->operand(1)->type, &x = s.linear->operand(0)->type;
   s.n = *w.dim(0).constant();
@@ -44,7 +49,7 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
   s.format = w.dtype;
   const bool packed = w.layout == ir::Layout::Rows16;
   s.swizzled = w.layout == ir::Layout::Swizzled;
-  if (s.quantized() != packed || s.quantized() != (x.dtype == DType::Q8A) || s.linear->operand(0)->kind != ir::Value::Kind::Argument)
+  if (s.quantized() != packed || s.quantized() != (x.dtype == DType::Q8A))
     return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected q8a with rows16, or f32 with row-major or swizzled floats");
   s.warps = int(kDecodeThreads / 32 / s.groups);
   return s;
@@ -54,17 +59,32 @@ class Gemv {
  public:
   Gemv(const ir::Operation& op, const Shape& s, const std::string& name, const std::vector<std::string>& dims)
       : s_(s), r_(op, name, dims, int(s.groups) * s.warps * 32), b_(r_.b), epilogue_(r_, *s.linear),
-        x_(r_.buffer(s.linear->operand(0))), w_(r_.buffer(s.linear->operand(1))) {}
+        made_here_(!r_.is_argument(s.linear->operand(0))), w_(r_.buffer(s.linear->operand(1))) {
+    if (!made_here_) x_ = r_.buffer(s.linear->operand(0));
+  }
 
   Result<LoweredKernel> run() {
     const ir::Dim rows = Region::rows_of(s_.linear->operand(0)->type);
     const int64_t columns = s_.groups * kRows;
     const bool single = rows == ir::Dim(1);
     tokens_ = single ? 1 : kTokens;
+    // A block alone on its multiprocessor must have more under way than one of four.
+    beside_ = std::clamp<int64_t>(((s_.n + columns - 1) / columns + kMultiprocessors - 1) / kMultiprocessors, 1, 4);
+    // With two rather than three blocks, what is unpacked of formats with supers finds room in registers.
+    const int64_t most = !s_.quantized() ? 4 : rows16_format(s_.format).blocks > 1 ? 2 : 3;
+    if (single) b_.blocks_together(int(std::min(beside_, most)));
+    single_ = single;
     sums_ = s_.quantized() ? s_.warps : 1;
     lane_rows_ = s_.quantized() ? 4 : kRows / s_.warps;
     partial_ = b_.shared("partial", Elem::F32, s_.groups * sums_ * tokens_ * kRows);
     y_ = b_.shared("y", Elem::F32, tokens_ * columns);
+    row_size_ = s_.quantized() ? s_.k / 32 * ir::info(DType::Q8A).bytes : s_.k;
+    if (made_here_ && !single) return r_.unsupported(*s_.linear, "computes what it multiplies for several rows");
+    if (!made_here_) {
+      piece_ = 16 / elem_bytes(x_.elem);
+      staged_ = row_size_ % piece_ == 0 && tokens_ * row_size_ * elem_bytes(x_.elem) <= kMostStaged;
+      if (staged_) stage_ = b_.shared("x", x_.elem, tokens_ * row_size_);
+    }
     warp_ = b_.let(b_.thread() / 32);
     lane_ = b_.let(b_.thread() % 32);
     slot_ = b_.let(warp_ / s_.warps);                       // the thread's group in the block
@@ -89,6 +109,7 @@ class Gemv {
     last_token_ = b_.let(t0 + count - Ex(1));
     if (s_.quantized()) quantized(t0, wait);
     else dense(t0, wait);
+    PRISM_CHECK(made_);
     b_.barrier();
     const int64_t columns = s_.groups * kRows;
     b_.for_(b_.thread(), tokens_ * columns, b_.block_threads(), [&](Ex i) {
@@ -101,108 +122,183 @@ class Gemv {
     return epilogue_.emit(y_, columns, t0, count, b_.let(b_.task() * columns), columns);
   }
 
-  /// Loads under way beside the one in use: more where registers are free.
-  int ahead() const { return tokens_ > 1 || lane_rows_ > 8 ? 1 : lane_rows_ > 4 ? 2 : s_.quantized() ? 4 : 3; }
-
-  Ex token(Ex t0, int t) { return t == 0 ? t0 : min(t0 + Ex(t), last_token_); }
-
-  /// Calls compute(i, raw) for i = first, first + step, ... below `end`, raw(i) having been loaded ahead() steps before.
-  void stream(Ex first, int64_t end, int64_t step, bool wait, const std::function<Raw(Ex)>& raw, const std::function<void(Ex, const Raw&)>& compute) {
-    std::vector<Raw> stages;
-    for (int a = 0; a <= ahead(); ++a) {
-      Raw vars;
-      for (Ex e : raw(b_.let(min(first + Ex(a * step), Ex(end - 1))))) vars.push_back(b_.var(e));
-      stages.push_back(vars);
-    }
+  /// Calls use(i, stage, later) for i in [0, count); fetch(i, stage) was called `stages` calls before, and of `later` others after that.
+  void stream(int64_t count, int64_t stages, bool wait, const std::function<void(Ex, int64_t)>& fetch, const std::function<void(Ex, int64_t, int64_t)>& use) {
+    const int64_t loops = count / stages - 1;
+    for (int64_t a = 0; a < stages; ++a) fetch(Ex(a), a);
     if (wait) b_.grid_wait();
     prepare();
-    b_.for_(first, end, step, [&](Ex i) {
-      compute(i, stages[0]);
-      for (int a = 0; a < ahead(); ++a)
-        for (size_t v = 0; v < stages[0].size(); ++v) b_.assign(stages[size_t(a)][v], stages[size_t(a + 1)][v]);
-      const Raw next = raw(b_.let(min(i + Ex((ahead() + 1) * step), Ex(end - 1))));
-      for (size_t v = 0; v < next.size(); ++v) b_.assign(stages.back()[v], next[v]);
-    }, 1);
-  }
-
-  /// Where the tokens' rows of x begin; after grid_wait as the dims' values may be used.
-  void prepare() {
-    row_.clear();
-    const int64_t row = s_.quantized() ? s_.k / 32 * ir::info(DType::Q8A).bytes : s_.k;
-    for (int t = 0; t < tokens_; ++t) row_.push_back(b_.let(token(t0_, t) * row));
-  }
-
-  void reset(Ex t0) {
-    t0_ = t0;
-    acc_.clear();
-    for (int64_t i = 0; i < tokens_ * lane_rows_; ++i) acc_.push_back(b_.var(constant({Elem::F32, 1}, 0)));
-  }
-
-  /// Adds `masks` lanes apart and stores the sums of the group's rows `first`.. as its partial number `p`.
-  void store_sums(std::initializer_list<int> masks, Ex writes, Ex first, Ex p) {
-    for (Ex& a : acc_) {
-      Ex v = a;
-      for (int mask : masks) v = b_.let(v + b_.shuffle_xor(v, mask));
-      a = v;
+    if (s_.quantized()) {
+      mine_ = x_row(min(word_, Ex(tokens_ - 1)));
+      their_words_ = b_.let(x_row(min(lane_ / 8, Ex(tokens_ - 1))) + word_ * 4);
     }
-    b_.if_(writes, [&] {
-      for (int64_t t = 0; t < tokens_; ++t)
-        for (int64_t i = 0; i < lane_rows_; i += 4) {
-          const auto from = acc_.begin() + t * lane_rows_ + i;
-          b_.store(partial_, ((slot_ * sums_ + p) * tokens_ + Ex(t)) * kRows + first + Ex(i), pack({from, from + 4}));
+    if (loops > 0)
+      b_.for_(constant({Elem::I32, 1}, 0), Ex(loops * stages), stages, [&](Ex i) {
+        for (int64_t a = 0; a < stages; ++a) {
+          use(b_.let(i + Ex(a)), a, stages - 1);
+          fetch(b_.let(i + Ex(a + stages)), a);
         }
-    });
+      }, 1);
+    for (int64_t i = loops * stages; i < count; ++i) {
+      use(Ex(i), i % stages, std::min(stages, count - i) - 1);
+      if (i + stages < count) fetch(Ex(i + stages), i % stages);
+    }
   }
+
+  /// A stage is registers, which never change places, as moving one would wait for its load.
+  void stream_registers(int64_t count, int64_t stages, bool wait, const std::function<Raw(Ex)>& raw, const std::function<void(Ex, const Raw&)>& use) {
+    std::vector<Raw> loaded(size_t(std::min(stages, count)));
+    stream(count, std::min(stages, count), wait,
+           [&](Ex i, int64_t stage) {
+             Raw& mine = loaded[size_t(stage)];
+             const Raw next = raw(i);
+             if (mine.empty())
+               for (const Ex& e : next) mine.push_back(b_.var(e));
+             else
+               for (size_t v = 0; v < next.size(); ++v) b_.assign(mine[v], next[v]);
+           },
+           [&](Ex i, int64_t stage, int64_t) { use(i, loaded[size_t(stage)]); });
+  }
+
+  /// Brings the tokens' rows of x to shared memory, or computes the one there is; after grid_wait.
+  void prepare() {
+    if (single_) epilogue_.load_early(b_.let(b_.task() * (s_.groups * kRows)), s_.groups * kRows);
+    if (made_here_) {
+      auto made = row_in_memory(r_, s_.linear->operand(0));
+      if (made) stage_ = *made;
+      else made_ = made.err();
+      staged_ = true;
+      return;
+    }
+    if (!staged_) return;
+    b_.for_(b_.thread(), tokens_ * (row_size_ / piece_), b_.block_threads(), [&](Ex i) {
+      const Ex from = tokens_ == 1 ? i * piece_ : min(t0_ + i / (row_size_ / piece_), last_token_) * row_size_ + i % (row_size_ / piece_) * piece_;
+      b_.store(stage_, i * piece_, b_.load(x_, from, int(piece_)));
+    }, 4);
+    b_.barrier();
+  }
+
+  const Buffer& x() const { return staged_ ? stage_ : x_; }
+  /// Where the row of token t0 + t begins in x(); past the last that one's or, in shared memory, a copy of it.
+  Ex x_row(Ex t) { return b_.let((staged_ ? t : min(t0_ + t, last_token_)) * row_size_); }
 
   // --- quantized -----------------------------------------------------------------------------------------------------
 
   void quantized(Ex t0, bool wait) {
-    reset(t0);
-    const int64_t half_warps = 2 * s_.warps;
-    const Ex quad = b_.let(lane_ % 4);
-    word_ = b_.let(lane_ % 16 / 4);
+    t0_ = t0;
+    acc_.clear();
+    for (int i = 0; i < 4; ++i) acc_.push_back(b_.var(constant({Elem::F32, 1}, 0)));
+    word_ = b_.let(lane_ % 4);
+    half_ = b_.let(lane_ / 16);
+    column_half_ = b_.let(lane_ / 4 % 2);
+    const Ex quad = b_.let(lane_ / 4 % 4), share = b_.let(warp_ % s_.warps);
     const Rows16Lane rows(b_, s_.format, w_, quad, word_);
-    const Ex first = b_.let(warp_ % s_.warps * 2 + lane_ / 16);
     const Ex base = b_.let(cast(Elem::I64, group_) * rows16_group_bytes(s_.format, s_.k));
-    stream(first, s_.k / 32, half_warps, wait, [&](Ex k) { return rows.load(base, k); }, [&](Ex k, const Raw& raw) { multiply(rows, k, raw); });
-    store_sums({4, 8, 16}, lane_ < Ex(4), b_.let(quad * 4), b_.let(warp_ % s_.warps));
+    if (rows.has_supers()) by_supers(rows, base, share, wait);
+    else by_pairs(rows, base, share, wait);
+    // A lane has four rows of token lane % 4, of one half of the blocks.
+    for (Ex& a : acc_) a = b_.let(a + b_.shuffle_xor(a, 16));
+    b_.if_(lane_ < Ex(16), [&] {
+      b_.if_(word_ < Ex(tokens_), [&] { b_.store(partial_, ((slot_ * sums_ + share) * tokens_ + word_) * kRows + quad * 4, pack({acc_.begin(), acc_.end()})); });
+    });
   }
 
-  /// A token's values of a block: two words of int8, their scale, and the sums that minima multiply, which one of the four
-  /// lanes that share a row's block adds.
-  struct Activations {
-    Ex word[2], scale, sum[2];
+  /// Pairs of blocks, a lane's half of the warp having one.
+  void by_pairs(const Rows16Lane& rows, Ex base, Ex share, bool wait) {
+    const int64_t blocks = s_.k / 32, count = (blocks + 2 * s_.warps - 1) / (2 * s_.warps);
+    ragged_ = count * 2 * s_.warps != blocks;
+    const auto block = [&](Ex i, Ex half) { return b_.let((share + i * s_.warps) * 2 + half); };
+    const auto there = [&](Ex k) { return ragged_ ? b_.let(min(k, Ex(blocks - 1))) : k; };
+    stream_registers(count, tokens_ == 1 && beside_ <= 2 ? 6 : 4, wait, [&](Ex i) { return rows.load(base, there(block(i, half_))); }, [&](Ex i, const Raw& raw) {
+      const bool may_end = ragged_ && i.constant() && *i.constant() == count - 1;
+      const Ex k = block(i, half_);
+      const Bytes x = load_x(there(block(i, column_half_)), may_end ? there(k) : k, rows.parts(), may_end ? k < Ex(blocks) : Ex());
+      for (int r = 0; r < 4; r += 2) {
+        const LaneWeights w[2] = {rows.weights(raw, r), rows.weights(raw, r + 1)};
+        add_products(w, rows.parts(), x, [&](int i, int p, Ex dot) {
+          const Ex acc = acc_[size_t(r + i)];
+          b_.assign(acc, fma(dot, w[i].scale[p] * x.scale, acc));
+          b_.assign(acc, fma(w[i].minimum[p], x.sum[p], acc));
+        });
+      }
+    });
+  }
+
+  /// All blocks that share a d and an m at once: those multiply sums of them.
+  void by_supers(const Rows16Lane& rows, Ex base, Ex share, bool wait) {
+    const int64_t pairs = rows.blocks() / 2, supers = s_.k / 32 / rows.blocks(), count = (supers + s_.warps - 1) / s_.warps;
+    ragged_ = count * s_.warps != supers;
+    const auto there = [&](Ex i) {
+      const Ex super = b_.let(share + i * s_.warps);
+      return ragged_ ? b_.let(min(super, Ex(supers - 1))) : super;
+    };
+    size_t of_block = 0;
+    stream_registers(count, tokens_ == 1 && beside_ <= 2 ? 3 : 2, wait, [&](Ex i) {
+      const Ex super = there(i);
+      Raw raw = rows.load_super(base, super);
+      for (int64_t p = 0; p < pairs; ++p) {
+        const Raw block = rows.load_block(base, super, Ex(2 * p) + half_);
+        of_block = block.size();
+        raw.insert(raw.end(), block.begin(), block.end());
+      }
+      return raw;
+    }, [&](Ex i, const Raw& raw) {
+      const bool may_end = ragged_ && i.constant() && *i.constant() == count - 1;
+      const Ex super = there(i), counted = may_end ? b_.let(share + i * s_.warps < Ex(supers)) : Ex();
+      std::vector<Ex> scaled, least;
+      for (int r = 0; r < 4; ++r) {
+        scaled.push_back(b_.var(constant({Elem::F32, 1}, 0)));
+        least.push_back(b_.var(constant({Elem::F32, 1}, 0)));
+      }
+      for (int64_t p = 0; p < pairs; ++p) {
+        const auto begin = raw.begin() + 2 + p * int64_t(of_block);
+        const Raw block(begin, begin + int64_t(of_block));
+        const auto number = [&](Ex half) { return super * rows.blocks() + Ex(2 * p) + half; };
+        const Bytes x = load_x(number(column_half_), number(half_), 1, counted);
+        for (int r = 0; r < 4; r += 2) {
+          const LaneWeights w[2] = {rows.block_weights(block, r), rows.block_weights(block, r + 1)};
+          add_products(w, 1, x, [&](int i, int, Ex dot) {
+            b_.assign(scaled[size_t(r + i)], fma(dot, w[i].scale[0] * x.scale, scaled[size_t(r + i)]));
+            b_.assign(least[size_t(r + i)], fma(w[i].minimum[0], x.sum[0], least[size_t(r + i)]));
+          });
+        }
+      }
+      for (int r = 0; r < 4; ++r) {
+        const Ex d = b_.let(cast(Elem::F32, lane(raw[0], r))), m = b_.let(cast(Elem::F32, lane(raw[1], r)) * Ex(-1.0)), acc = acc_[size_t(r)];
+        b_.assign(acc, fma(d, scaled[size_t(r)], acc));
+        b_.assign(acc, fma(m, least[size_t(r)], acc));
+      }
+    });
+  }
+
+  /// Of x: the lane's words of operand b; the scale of the lane's token and half, and its parts' sums times that.
+  struct Bytes {
+    Ex low, high, scale, sum[2];
   };
 
-  Activations activations(int t, Ex k, int parts) {
-    const Ex row = row_[size_t(t)], q = b_.let(row + k * 32 + word_ * 4);
-    Activations x;
-    for (int p = 0; p < 2; ++p) x.word[p] = b_.let(b_.load({Elem::I32, 1}, x_, q + Ex(16 * p)));
-    x.scale = b_.let(b_.load({Elem::F32, 1}, x_, row + Ex(s_.k) + k * 4));
-    const Ex minus = b_.let(Ex(0.0) - x.scale);
-    for (int p = 0; p < parts; ++p) {
-      const Ex at = parts == 1 ? row + Ex(s_.k + s_.k / 8) + k * 4 : row + Ex(s_.k + s_.k / 4 + 4 * p) + k * 8;
-      x.sum[p] = b_.let(select(word_ == Ex(0), minus * cast(Elem::F32, b_.load({Elem::I32, 1}, x_, at)), constant({Elem::F32, 1}, 0)));
+  /// `theirs`: the block of the lane's column, `mine`: that of its half; `counted`: whether this is there, if that is not certain.
+  Bytes load_x(Ex theirs, Ex mine, int parts, Ex counted) {
+    const auto load = [&](Elem e, Ex at) { return b_.let(b_.load({e, 1}, x(), at)); };
+    Bytes v;
+    v.low = load(Elem::U32, their_words_ + theirs * 32);
+    v.high = load(Elem::U32, their_words_ + theirs * 32 + Ex(16));
+    v.scale = load(Elem::F32, mine_ + mine * 4 + Ex(s_.k));
+    if (counted.node) v.scale = b_.let(select(counted, v.scale, constant({Elem::F32, 1}, 0)));
+    for (int p = 0; p < parts; ++p) {   // sums are stored negative
+      const Ex at = parts == 1 ? mine_ + mine * 4 + Ex(s_.k + s_.k / 8) : mine_ + mine * 8 + Ex(s_.k + s_.k / 4 + 4 * p);
+      v.sum[p] = b_.let((Ex(0.0) - v.scale) * cast(Elem::F32, load(Elem::I32, at)));
     }
-    return x;
+    return v;
   }
 
-  void multiply(const Rows16Lane& rows, Ex k, const Raw& raw) {
-    const int parts = rows.parts();
-    std::vector<Activations> x;
-    for (int t = 0; t < tokens_; ++t) x.push_back(activations(t, k, parts));
-    const Ex zero = constant({Elem::I32, 1}, 0);
-    for (int i = 0; i < 4; ++i) {
-      const LaneWeights w = rows.weights(raw, i);
-      for (int t = 0; t < tokens_; ++t) {
-        const Ex acc = acc_[size_t(t * 4 + i)];
-        const Activations& v = x[size_t(t)];
-        const Ex low = b_.let(call(Fn::Dot4, {zero, w.word[0], v.word[0]}));
-        const Ex high = b_.let(call(Fn::Dot4, {parts == 1 ? low : zero, w.word[1], v.word[1]}));
-        if (parts == 2) b_.assign(acc, fma(cast(Elem::F32, low), w.scale[0] * v.scale, acc));
-        b_.assign(acc, fma(cast(Elem::F32, high), w.scale[parts - 1] * v.scale, acc));
-        for (int p = 0; p < parts; ++p) b_.assign(acc, fma(w.minimum[p], v.sum[p], acc));
-      }
+  /// add(row of the two, part, dot product of the lane's token with it)
+  void add_products(const LaneWeights (&w)[2], int parts, const Bytes& x, const std::function<void(int, int, Ex)>& add) {
+    const Ex none = constant({Elem::U32, 1}, 0);
+    for (int p = 0; p < parts; ++p) {
+      const Ex dots = b_.var(constant({Elem::I32, 4}, 0));
+      if (parts == 1) b_.mma(Fn::MmaU8, dots, b_.let(pack({w[0].word[0], w[1].word[0], w[0].word[1], w[1].word[1]})), b_.let(pack({x.low, x.high})));
+      else b_.mma(Fn::MmaU8, dots, b_.let(pack({w[0].word[p], w[1].word[p], none, none})), b_.let(pack({p ? x.high : x.low, none})));
+      for (int i = 0; i < 2; ++i) add(i, p, b_.let(cast(Elem::F32, select(half_ == Ex(0), lane(dots, 2 * i), lane(dots, 2 * i + 1)))));
     }
   }
 
@@ -227,45 +323,99 @@ class Gemv {
   // --- dense ---------------------------------------------------------------------------------------------------------
 
   void dense(Ex t0, bool wait) {
-    reset(t0);
+    t0_ = t0;
+    acc_.clear();
+    for (int64_t i = 0; i < tokens_ * lane_rows_; ++i) acc_.push_back(b_.var(constant({Elem::F32, 1}, 0)));
     const int64_t widest = 16 / elem_bytes(w_.elem), chunk = s_.k % widest == 0 ? widest : 1, piece = std::min<int64_t>(chunk, 4);
+    const int64_t chunks = s_.k / chunk, count = (chunks + 31) / 32;
+    ragged_ = chunks % 32 != 0;
     const Ex first = b_.let(warp_ % s_.warps * lane_rows_);
     const auto address = s_.swizzled ? swizzled_rows(first) : rows_of_w(first, chunk);
-    stream(lane_, s_.k / chunk, 32, wait,
-           [&](Ex c) {
-             Raw raw;
-             for (int64_t i = 0; i < lane_rows_; ++i) raw.push_back(b_.load({w_.elem, int(chunk)}, w_, address(c, i)));
-             return raw;
-           },
-           [&](Ex c, const Raw& raw) {
-             for (int64_t e = 0; e < chunk; e += piece) {
-               std::vector<Ex> x;
-               for (const Ex& row : row_) x.push_back(b_.let(b_.load({Elem::F32, int(piece)}, x_, row + c * chunk + Ex(e))));
-               for (int64_t i = 0; i < lane_rows_; ++i)
-                 for (int64_t p = 0; p < piece; ++p) {
-                   const Ex w = b_.let(cast(Elem::F32, chunk == 1 ? raw[size_t(i)] : lane(raw[size_t(i)], int(e + p))));
-                   for (int64_t t = 0; t < tokens_; ++t) {
-                     const Ex acc = acc_[size_t(t * lane_rows_ + i)];
-                     b_.assign(acc, fma(w, piece == 1 ? x[size_t(t)] : lane(x[size_t(t)], int(p)), acc));
-                   }
-                 }
-             }
-           });
-    store_sums({1, 2, 4, 8, 16}, lane_ == Ex(0), first, Ex(0));
+    const auto place = [&](Ex i) {
+      const Ex c = b_.let(lane_ + i * 32);
+      return ragged_ ? b_.let(min(c, Ex(chunks - 1))) : c;
+    };
+    const auto add = [&](Ex i, const Raw& raw) {
+      const Ex c = b_.let(lane_ + i * 32);
+      if (ragged_ && i.constant() && *i.constant() == count - 1) b_.if_(c < Ex(chunks), [&] { add_chunk(c, raw, chunk, piece); });
+      else add_chunk(c, raw, chunk, piece);
+    };
+    if (chunk != widest) {
+      stream_registers(count, 2, wait, [&](Ex i) {
+        Raw raw;
+        const Ex c = place(i);
+        for (int64_t r = 0; r < lane_rows_; ++r) raw.push_back(b_.load({w_.elem, int(chunk)}, w_, address(c, r)));
+        return raw;
+      }, add);
+    } else {
+      // A thread copies what it uses itself, so there is nothing to wait for but its own copies.
+      const int64_t bytes = lane_rows_ * b_.block_threads() * 16, x_bytes = made_here_ || staged_ ? tokens_ * row_size_ * 4 : 0;
+      const int64_t stages = std::min(count, std::max<int64_t>(2, (std::min(kMostShared, kMultiprocessorShared / beside_) - x_bytes) / bytes));
+      const Buffer ring = b_.shared("w", w_.elem, stages * bytes / elem_bytes(w_.elem));
+      const auto slot = [&](int64_t stage, int64_t r) { return b_.thread() * chunk + Ex((stage * lane_rows_ + r) * b_.block_threads() * chunk); };
+      stream(count, stages, wait,
+             [&](Ex i, int64_t stage) {
+               const Ex c = place(i);
+               for (int64_t r = 0; r < lane_rows_; ++r) b_.async_copy(ring, slot(stage, r), w_, address(c, r));
+               b_.async_commit();
+             },
+             [&](Ex i, int64_t stage, int64_t later) {
+               b_.async_wait(int(later));
+               Raw raw;
+               for (int64_t r = 0; r < lane_rows_; ++r) raw.push_back(b_.let(b_.load({w_.elem, int(chunk)}, ring, slot(stage, r))));
+               add(i, raw);
+             });
+    }
+    for (Ex& a : acc_) a = warp_reduce(b_, Fn::ReduceAdd, a);
+    b_.if_(lane_ == Ex(0), [&] {
+      for (int64_t t = 0; t < tokens_; ++t)
+        for (int64_t i = 0; i < lane_rows_; i += 4) {
+          const auto from = acc_.begin() + t * lane_rows_ + i;
+          b_.store(partial_, (slot_ * tokens_ + Ex(t)) * kRows + first + Ex(i), pack({from, from + 4}));
+        }
+    });
+  }
+
+  void add_chunk(Ex c, const Raw& raw, int64_t chunk, int64_t piece) {
+    std::vector<Ex> rows;
+    for (int t = 0; t < tokens_; ++t) rows.push_back(x_row(Ex(t)));
+    for (int64_t e = 0; e < chunk; e += piece) {
+      std::vector<Ex> values;
+      for (const Ex& row : rows) values.push_back(b_.let(b_.load({Elem::F32, int(piece)}, x(), row + c * chunk + Ex(e))));
+      for (int64_t i = 0; i < lane_rows_; ++i)
+        for (int64_t p = 0; p < piece; ++p) {
+          const Ex w = b_.let(cast(Elem::F32, chunk == 1 ? raw[size_t(i)] : lane(raw[size_t(i)], int(e + p))));
+          for (int64_t t = 0; t < tokens_; ++t) {
+            const Ex acc = acc_[size_t(t * lane_rows_ + i)];
+            b_.assign(acc, fma(w, piece == 1 ? values[size_t(t)] : lane(values[size_t(t)], int(p)), acc));
+          }
+        }
+    }
   }
 
   const Shape s_;
   Region r_;
   Builder& b_;
   Epilogue epilogue_;
-  const Buffer &x_, &w_;
+  const bool made_here_;           ///< x is computed by the block: a norm of one row
+  Status made_ = ok();
+  Buffer x_;                       ///< if it is not
+  const Buffer& w_;
+  bool single_ = false;            ///< there is one row
   int64_t tokens_ = 1, sums_ = 1;  ///< sums_: of a group's output, from different warps
+  int64_t beside_ = 1;             ///< blocks on a multiprocessor, about
   int64_t lane_rows_ = 4;          ///< of a group, that a lane has columns of
   Buffer partial_;                 ///< [group of the block][sum][token][16]
   Buffer y_;                       ///< [token][output of the block]
+  int64_t row_size_ = 0, piece_ = 1;   ///< of x: elements of a row, and of 16 bytes
+  bool staged_ = false;
+  Buffer stage_;                   ///< [token][row_size_]: x, if staged_
+  bool ragged_ = false;            ///< in the last iteration some columns are past the end
   Ex warp_, lane_, slot_, group_, last_token_, t0_;
-  Ex word_;                        ///< quantized: the lane's
-  std::vector<Ex> row_, acc_;      ///< by token; by token and lane's row
+  // Quantized: the lane's word of a block, which of the warp's two blocks it has, that of its column of operand b; where in x() its
+  // token begins, and the words of its column's token.
+  Ex word_, half_, column_half_, mine_, their_words_;
+  std::vector<Ex> acc_;            ///< quantized: by the lane's row; dense: by token and the lane's row
 };
 
 }  // namespace

@@ -25,7 +25,20 @@ class Rows16Lane {
   std::vector<kir::Ex> load(kir::Ex base, kir::Ex k) const;
   LaneWeights weights(const std::vector<kir::Ex>& raw, int row) const;   ///< row in [0, 4)
 
+  // The same of formats with a d and an m for several blocks whose scales are bytes, in two parts.
+  bool has_supers() const { return f_.blocks > 1 && f_.scales == Rows16Format::Scales::Bytes; }
+  int blocks() const { return f_.blocks; }
+  /// d and m of the blocks from the one on which is number `super` of its kind.
+  std::vector<kir::Ex> load_super(kir::Ex base, kir::Ex super) const;
+  /// Block `k` of them: planes, then its scales and its minima, four bytes each.
+  std::vector<kir::Ex> load_block(kir::Ex base, kir::Ex super, kir::Ex k) const;
+  /// Words of one of the lane's rows, and without d and m its scale and minimum as integers in f32.
+  LaneWeights block_weights(const std::vector<kir::Ex>& raw, int row) const;
+
  private:
+  void load_planes(kir::Ex block, std::vector<kir::Ex>& raw) const;
+  /// The row's words; `next` is the first of what planes there are, and then of what follows them.
+  void unpack(const std::vector<kir::Ex>& raw, int row, size_t& next, LaneWeights& w) const;
   kir::Ex words(kir::Ex at) const { return b_.load({kir::Elem::U32, 4}, w_, at + cast(kir::Elem::I64, quad_ * 16)); }
   kir::Ex halves(kir::Ex at) const { return b_.load({kir::Elem::F16, 4}, w_, at + cast(kir::Elem::I64, quad_ * 8)); }
   kir::Ex bytes(kir::Elem e, kir::Ex at) const { return b_.load({e, 4}, w_, at + cast(kir::Elem::I64, quad_ * 4)); }
