@@ -20,9 +20,10 @@ ldd "$folder"/bin/* | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
   grep -vE '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s)\.so' |
   while read -r library; do strip -o "$folder/lib/$(basename "$library")" "$(realpath "$library")"; done
 for script in gpu_suite.sh gpu_hf.py gpu_summary.py; do cp "$root/tools/$script" "$folder/"; done
-# Compiled here for the CPU there: tokens to compare with. The second is for a quick check.
-"$root/build/prism" compile synth:smollm2-135m:q4_k_m --isa avx2 -o "$folder/cpu.prx" >&2
-"$root/build/prism" compile synth:tiny-llama:q4_k --isa avx2 -o "$folder/cpu-quick.prx" >&2
+# Compiled here for the CPU there: tokens to compare with. The tiny ones are for a quick check.
+for shape in smollm2-135m tiny-llama; do
+  for type in bf16 q4_k; do "$root/build/prism" compile "synth:$shape:$type" --isa avx2 -o "$folder/$shape-$type.prx" >&2; done
+done
 { git -C "$root" describe --always --dirty 2>/dev/null || echo unknown; } >"$folder/commit"
 
 mib=$(($(du -sk --apparent-size "$folder" | cut -f1) / 1024 + 1))

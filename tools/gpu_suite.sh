@@ -78,12 +78,15 @@ stage_kernels() {
 }
 
 stage_tokens() {
-  local model=synth:smollm2-135m:q4_k_m prx=cpu.prx count=64
-  [[ -z $quick ]] || { model=synth:tiny-llama:q4_k prx=cpu-quick.prx count=8; }
+  local shape=smollm2-135m count=64 type
+  [[ -z $quick ]] || { shape=tiny-llama count=8; }
   local common=(-p "The history of the lighthouse begins" -n "$count" -t "$threads" --ignore-eos --json)
-  step tokens-cpu 120 "${prism[@]}" run "$here/$prx" "${common[@]}"
-  step tokens-graph 180 "${prism[@]}" run "$model" --target "$target" "${common[@]}"
-  step tokens-persistent 180 "${prism[@]}" run "$model" --target "$target" --persistent "${common[@]}"
+  # With bf16 weights both compute in f32; with quantized ones a value that falls between two bytes may fall either way, and random weights make near ties.
+  for type in bf16 q4_k; do
+    step "tokens-$type-cpu" 120 "${prism[@]}" run "$here/$shape-$type.prx" "${common[@]}"
+    step "tokens-$type-graph" 180 "${prism[@]}" run "synth:$shape:$type" --target "$target" "${common[@]}"
+    step "tokens-$type-persistent" 180 "${prism[@]}" run "synth:$shape:$type" --target "$target" --persistent "${common[@]}"
+  done
 }
 
 # speed_steps NAME MODEL: two steps, because a model is made anew for each.

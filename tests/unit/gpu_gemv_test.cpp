@@ -100,5 +100,47 @@ TEST(GpuGemv, Epilogues) {
   for (const std::string& name : names) check(**fixture, name, 512, name.starts_with("mlp") ? 1e-3 : 1e-5, 0.01f);
 }
 
+// The norm of one row is computed by the linear's blocks, a residual is loaded before the sums: the same bits as from kernels apart.
+TEST(GpuGemv, NormsOfOneRow) {
+  std::string weights, graphs;
+  struct Case {
+    std::string format;
+    int64_t k;
+  };
+  const std::vector<Case> cases = {{"bf16", 512}, {"f32", 576}, {"q8_0", 576}, {"q8_0", 4096}, {"q4_k", 512}, {"q6_k", 256}};
+  const auto name_of = [](const Case& c) { return c.format + "_" + std::to_string(c.k); };
+  for (const Case& c : cases) {
+    const std::string name = name_of(c), k = std::to_string(c.k);
+    weights += "  weight @w_" + name + " : " + c.format + "[90," + k + "]\n  weight @n_" + name + " : f32[" + k + "]\n";
+    for (const std::string rows : {"1", "?seq"})
+      graphs += "  graph @" + std::string(rows == "1" ? "row_" : "rows_") + name + "(%x: f32[" + rows + "," + k + "], %r: f32[" + rows + ",90]) -> (f32[" + rows + ",90]) {\n" +
+                "    %n = rms_norm(%x, @n_" + name + ") {eps=0.00001} : f32[" + rows + "," + k + "]\n    %y = linear(%n, @w_" + name + ") : f32[" + rows + ",90]\n" +
+                "    %s = add(%y, %r) : f32[" + rows + ",90]\n    return %s\n  }\n";
+  }
+  auto fixture = GpuKernelFixture::create("module @m level=graph {\n  dim ?seq in [1,64]\n" + weights + graphs + "}\n", GpuRows::Few);
+  ASSERT_TRUE(fixture) << fixture.message();
+  expect_compiles(**fixture);
+  ir::Evaluator evaluator((*fixture)->original());
+  const auto launches = [&](const std::string& entry) {
+    for (const rt::EntryPoint& e : (*fixture)->program().entries)
+      if (e.name == entry) return e.launches.size();
+    return size_t(0);
+  };
+  for (const Case& c : cases) {
+    const std::string name = name_of(c);
+    EXPECT_EQ(launches("row_" + name), 1u) << name;
+    EXPECT_EQ(launches("rows_" + name), 2u) << name;
+    const auto x = normal_floats(size_t(c.k), 3), r = normal_floats(90, 4);
+    const auto want = evaluator.run(*(*fixture)->original().graph("row_" + name), {{"x", tensor_of({1, c.k}, x)}, {"r", tensor_of({1, 90}, r)}}, {{"past", 0}});
+    ASSERT_TRUE(want) << want.message();
+    const auto row = (*fixture)->run("row_" + name, {x.data(), r.data()}, {}), rows = (*fixture)->run("rows_" + name, {x.data(), r.data()}, {{"seq", 1}});
+    ASSERT_TRUE(row) << row.message();
+    ASSERT_TRUE(rows) << rows.message();
+    // Where the evaluator's norm rounds the other way, a byte of many moves by one.
+    EXPECT_LT(largest_relative_error(as_floats((*row)[0]), (*want)[0].f), c.format[0] == 'q' ? 1e-3 : 1e-5) << name;
+    EXPECT_EQ((*row)[0], (*rows)[0]) << name;
+  }
+}
+
 }  // namespace
 }  // namespace prism

@@ -350,7 +350,8 @@ class Gemv {
     } else {
       // A thread copies what it uses itself, so there is nothing to wait for but its own copies.
       const int64_t bytes = lane_rows_ * b_.block_threads() * 16, x_bytes = made_here_ || staged_ ? tokens_ * row_size_ * 4 : 0;
-      const int64_t stages = std::min(count, std::max<int64_t>(2, (std::min(kMostShared, kMultiprocessorShared / beside_) - x_bytes) / bytes));
+      const int64_t room = (std::min(kMostShared, kMultiprocessorShared / beside_) - x_bytes) / bytes, most = tokens_ > 1 ? 4 : 10;  // each is written out
+      const int64_t stages = std::min(count, std::clamp<int64_t>(room, 2, most));
       const Buffer ring = b_.shared("w", w_.elem, stages * bytes / elem_bytes(w_.elem));
       const auto slot = [&](int64_t stage, int64_t r) { return b_.thread() * chunk + Ex((stage * lane_rows_ + r) * b_.block_threads() * chunk); };
       stream(count, stages, wait,
