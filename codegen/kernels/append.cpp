@@ -1,5 +1,5 @@
 // Per head: slice, optional norm, rotary position, and the store into the KV cache or the rotated queries.
-// A task is one head of one token.
+// A task is one head of one token; on GPUs each warp has one.
 #include <cmath>
 
 #include "codegen/kernels/kv_store.h"
@@ -22,7 +22,9 @@ struct Chain {
 class Append {
  public:
   Append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads)
-      : r_(op, name, dims, block_threads), b_(r_.b), work_(r_.work) {}
+      : r_(op, name, dims, block_threads), b_(r_.b), work_(r_.work) {
+    work_.by_warps();
+  }
 
   Result<LoweredKernel> run() {
     struct Part {
@@ -52,11 +54,11 @@ class Append {
           // K is tiled: [head][position/16][size][16].
           const Ex pos = b_.let(past + token);
           const Ex at = b_.let(head * ctx * d + pos / 16 * (d * 16) + pos % 16);
-          work_.over_each(d, [&](Ex i) { b_.store(keys, at + i * 16, cast(keys.elem, b_.load(x, i))); });
+          work_.over_each(d, [&](Ex i) { b_.store(keys, at + i * 16, cast(keys.elem, b_.load(x, x0_ + i))); });
         }});
         parts.push_back({val, [=, this](Ex token, Ex head, const Buffer& x) {
           const Ex at = b_.let((head * ctx + past + token) * dv);
-          work_.over(dv, [&](Ex i, int l) { b_.store(values, at + i, cast(values.elem, b_.load(x, i, l))); });
+          work_.over(dv, [&](Ex i, int l) { b_.store(values, at + i, cast(values.elem, b_.load(x, x0_ + i, l))); });
         }});
       } else {
         PRISM_TRY(Chain q, trace(v));
@@ -65,7 +67,7 @@ class Append {
         const int64_t heads = q.heads, d = q.size;
         parts.push_back({q, [=, this](Ex token, Ex head, const Buffer& x) {
           const Ex at = b_.let((token * heads + head) * d);
-          work_.over(d, [&](Ex i, int l) { b_.store(out, at + i, cast(out.elem, b_.load(x, i, l))); });
+          work_.over(d, [&](Ex i, int l) { b_.store(out, at + i, cast(out.elem, b_.load(x, x0_ + i, l))); });
         }});
       }
     }
@@ -75,9 +77,12 @@ class Append {
       widest = std::max(widest, p.chain.size);
     }
     const Buffer x = work_.memory("x", Elem::F32, widest);
+    x0_ = work_.begin(widest);
+    const int64_t at_once = work_.rows_at_once();
+    const Ex job = at_once > 1 ? b_.let(b_.task() * at_once + b_.thread() / 32) : b_.task();
     Status status = ok();
     const auto append = [&] {
-      const Ex token = b_.let(b_.task() / total), slot = b_.let(b_.task() % total);
+      const Ex token = b_.let(job / total), slot = b_.let(job % total);
       int64_t first = 0;
       for (const Part& p : parts) {
         const Ex head = b_.let(slot - Ex(first));
@@ -95,6 +100,9 @@ class Append {
       const Ex appended = b_.let(r_.dim(tasks));
       b_.if_(b_.task() < appended, append, [&] { fill_stage(b_.let(b_.task() - appended)); });
       tasks = tasks + ir::Dim(kStaged * 2 * stores_->keys.shape().heads);
+    } else if (at_once > 1) {
+      b_.if_(job < b_.let(r_.dim(tasks)), append);
+      tasks = ir::Dim::floor_div(tasks + ir::Dim(at_once - 1), at_once);
     } else {
       append();
     }
@@ -119,10 +127,10 @@ class Append {
     const Ex group = store.group(head, b_.let(position / rt::kKvGroup)), row = b_.let(position % rt::kKvGroup);
     if (store.shape().keys) {
       const Ex at = b_.let(group + row * bytes);
-      work_.over_each(d, [&](Ex i) { b_.store(store.exact(), at + i * (rt::kKvGroup * bytes), cast(store.element(), b_.load(x, i))); });
+      work_.over_each(d, [&](Ex i) { b_.store(store.exact(), at + i * (rt::kKvGroup * bytes), cast(store.element(), b_.load(x, x0_ + i))); });
     } else {
       const Ex at = b_.let(group + row * (d * bytes));
-      work_.over(d, [&](Ex i, int l) { b_.store(store.exact(), at + i * bytes, cast(store.element(), b_.load(x, i, l))); });
+      work_.over(d, [&](Ex i, int l) { b_.store(store.exact(), at + i * bytes, cast(store.element(), b_.load(x, x0_ + i, l))); });
     }
   }
 
@@ -173,25 +181,25 @@ class Append {
     int64_t width = 1;
     for (size_t i = 1; i < c.source->type.rank(); ++i) width *= *c.source->type.dim(int(i)).constant();
     const Ex column = b_.let(head * c.size + Ex(c.offset)), at = b_.let(token * width + column);
-    work_.over(c.size, [&](Ex i, int l) { b_.store(x, i, b_.load(src, at + i, l)); });
+    work_.over(c.size, [&](Ex i, int l) { b_.store(x, x0_ + i, b_.load(src, at + i, l)); });
     for (const ir::Operation* o : c.steps) {
       if (o->op == Op::RmsNorm) {
         const Ex squares = work_.reduce(c.size, Fn::ReduceAdd, [&](Ex i, int l) {
-          const Ex v = b_.let(b_.load(x, i, l));
+          const Ex v = b_.let(b_.load(x, x0_ + i, l));
           return v * v;
         });
         const Ex mean = squares * Ex(1.0 / double(c.size));
         const Ex scale = b_.let(constant({Elem::F32, 1}, 1.0) / call(Fn::Sqrt, {mean + Ex(o->attr<double>("eps"))}));
         const Buffer& w = r_.buffer(o->operand(1));
-        work_.over(c.size, [&](Ex i, int l) { b_.store(x, i, b_.load(x, i, l) * scale * b_.load(w, i, l)); });
+        work_.over(c.size, [&](Ex i, int l) { b_.store(x, x0_ + i, b_.load(x, x0_ + i, l) * scale * b_.load(w, i, l)); });
       } else if (o->op == Op::Rope) {
         PRISM_CHECK(rope(*o, token, c.size, x));
       } else if (o->op == Op::Hadamard) {
-        hadamard(b_, x, Ex(int64_t(0)), c.size);
+        hadamard(b_, x, x0_, c.size);
       } else {
         Status status = ok();
         work_.over(c.size, [&](Ex i, int l) {
-          std::vector<Ex> in{b_.let(b_.load(x, i, l))};
+          std::vector<Ex> in{b_.let(b_.load(x, x0_ + i, l))};
           for (size_t k = 1; k < o->operands().size(); ++k) {
             const ir::Value* v = o->operand(unsigned(k));
             const Buffer& buf = r_.buffer(v);
@@ -199,7 +207,7 @@ class Append {
                                 : v->type.rank() == 1 && *v->type.elements() == c.size && c.heads > 1 ? b_.load(buf, i, l)
                                 : b_.load(buf, head * c.size + i, l)));
           }
-          if (auto y = elementwise(*o, in)) b_.store(x, i, *y);
+          if (auto y = elementwise(*o, in)) b_.store(x, x0_ + i, *y);
           else status = r_.unsupported(*o, "cannot precede a KV append");
         });
         PRISM_CHECK(status);
@@ -249,23 +257,24 @@ class Append {
     if (!adjacent) {
       work_.over(pairs, [&](Ex i, int l) {
         auto [cosine, sine] = rotate(i, l);
-        const Ex u = b_.let(b_.load(x, i, l)), v = b_.let(b_.load(x, i + pairs, l));
-        b_.store(x, i, u * cosine - v * sine);
-        b_.store(x, i + pairs, u * sine + v * cosine);
+        const Ex u = b_.let(b_.load(x, x0_ + i, l)), v = b_.let(b_.load(x, x0_ + i + pairs, l));
+        b_.store(x, x0_ + i, u * cosine - v * sine);
+        b_.store(x, x0_ + i + pairs, u * sine + v * cosine);
       });
       return ok();
     }
     const Buffer cs = work_.memory("cos" + id, Elem::F32, pairs), sn = work_.memory("sin" + id, Elem::F32, pairs);
+    const Ex turns = work_.begin(pairs);
     work_.over(pairs, [&](Ex i, int l) {
       auto [cosine, sine] = rotate(i, l);
-      b_.store(cs, i, cosine);
-      b_.store(sn, i, sine);
+      b_.store(cs, turns + i, cosine);
+      b_.store(sn, turns + i, sine);
     });
     work_.over_each(pairs, [&](Ex i) {
-      const Ex u = b_.let(b_.load(x, i * 2)), v = b_.let(b_.load(x, i * 2 + 1));
-      const Ex cosine = b_.let(b_.load(cs, i)), sine = b_.let(b_.load(sn, i));
-      b_.store(x, i * 2, u * cosine - v * sine);
-      b_.store(x, i * 2 + 1, u * sine + v * cosine);
+      const Ex u = b_.let(b_.load(x, x0_ + i * 2)), v = b_.let(b_.load(x, x0_ + i * 2 + 1));
+      const Ex cosine = b_.let(b_.load(cs, turns + i)), sine = b_.let(b_.load(sn, turns + i));
+      b_.store(x, x0_ + i * 2, u * cosine - v * sine);
+      b_.store(x, x0_ + i * 2 + 1, u * sine + v * cosine);
     });
     return ok();
   }
@@ -276,6 +285,7 @@ class Append {
   int tables_ = 0;
   std::optional<KvStores> stores_;   ///< of a compressed cache
   Ex past_;
+  Ex x0_;                            ///< where the head's values begin in their memory
 };
 
 }  // namespace

@@ -5,8 +5,10 @@ namespace prism::codegen {
 using namespace kir;
 
 Buffer Worker::memory(const std::string& name, Elem elem, int64_t n) {
-  return gpu() ? b_.shared(name, elem, n) : b_.scratch(name, elem, n);
+  return gpu() ? b_.shared(name, elem, n * warps_) : b_.scratch(name, elem, n);
 }
+
+Ex Worker::begin(int64_t n) { return warps_ > 1 ? b_.let(b_.thread() / 32 * n) : Ex(0); }
 
 void Worker::over(int64_t n, const std::function<void(Ex, int)>& body) {
   if (gpu()) return over_each(n, [&](Ex i) { body(i, 1); });
@@ -18,13 +20,14 @@ void Worker::over(int64_t n, const std::function<void(Ex, int)>& body) {
 void Worker::over_each(int64_t n, const std::function<void(Ex)>& body) {
   if (!gpu()) return b_.for_(0, n, 1, body);
   each_of_thread(n, body);
-  b_.barrier();
+  meet();
 }
 
 void Worker::each_of_thread(int64_t n, const std::function<void(Ex)>& body) {
-  if (!written_out(n)) return b_.for_(b_.thread(), n, b_.block_threads(), body);
-  const size_t turns = size_t(n / b_.block_threads());
-  for (turn_ = 0; turn_ < turns; ++turn_) body(b_.let(b_.thread() + Ex(int64_t(turn_) * b_.block_threads())));
+  if (!written_out(n)) return b_.for_(thread(), n, threads(), body);
+  const size_t turns = size_t(n / threads());
+  const Ex first = thread();
+  for (turn_ = 0; turn_ < turns; ++turn_) body(b_.let(first + Ex(int64_t(turn_) * threads())));
 }
 
 std::function<Ex(Ex, int)> Worker::remember(int64_t n, std::function<Ex(Ex, int)> f) {
@@ -52,6 +55,7 @@ Ex Worker::reduce(int64_t n, Fn fn, const std::function<Ex(Ex, int)>& f) {
   }
   each_of_thread(n, [&](Ex i) { b_.assign(tail, join(fn, tail, f(i, 1))); });
   const Ex mine = warp_reduce(b_, fn, tail);
+  if (warps_ > 1) return mine;
   const int warps = b_.block_threads() / 32;
   const Buffer partial = b_.shared("partial" + std::to_string(partials_++), Elem::F32, warps);
   b_.if_(b_.thread() % 32 == Ex(0), [&] { b_.store(partial, b_.thread() / 32, mine); });

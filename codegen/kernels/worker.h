@@ -1,5 +1,5 @@
-// How the work on one row is spread: over the lanes of vectors on CPUs, over the threads of a block on GPUs. Kernels that
-// compute rows are written once with it.
+// How the work on one row is spread: over the lanes of vectors on CPUs, over the threads of a block, or of a warp, on GPUs. Kernels
+// that compute rows are written once with it.
 #pragma once
 
 #include <functional>
@@ -14,8 +14,12 @@ class Worker {
  public:
   explicit Worker(kir::Builder& b) : b_(b) {}
 
-  /// Memory for a row's intermediate values: a thread's on CPUs, a block's on GPUs.
+  /// GPUs: each warp has a row of its own from here on, which suits short ones.
+  void by_warps() { warps_ = gpu() ? b_.block_threads() / 32 : 1; }
+  int rows_at_once() const { return warps_; }   ///< of a block or task
+  /// Memory for a row's intermediate values: a thread's on CPUs, a block's on GPUs; where this row's begin.
   kir::Buffer memory(const std::string& name, kir::Elem elem, int64_t n);
+  kir::Ex begin(int64_t n);
   /// body(i, lanes) for all i of [0, n): vectors and then single elements; afterwards everybody sees what was stored.
   void over(int64_t n, const std::function<void(kir::Ex, int)>& body);
   /// The same with single elements only.
@@ -30,11 +34,15 @@ class Worker {
  private:
   bool gpu() const { return b_.block_threads() > 0; }
   /// GPUs: whether passes over n elements are so short that they are written out, in `turns` turns of the block.
-  bool written_out(int64_t n) const { return gpu() && n % b_.block_threads() == 0 && n / b_.block_threads() <= 32; }
+  bool written_out(int64_t n) const { return gpu() && n % threads() == 0 && n / threads() <= 32; }
+  int threads() const { return b_.block_threads() / warps_; }   ///< of a row
+  kir::Ex thread() { return warps_ > 1 ? b_.let(b_.thread() % 32) : b_.thread(); }
+  void meet() { warps_ > 1 ? b_.warp_sync() : b_.barrier(); }
   void each_of_thread(int64_t n, const std::function<void(kir::Ex)>& body);
   kir::Ex join(kir::Fn fn, kir::Ex a, kir::Ex v) const { return fn == kir::Fn::ReduceAdd ? a + v : max(a, v); }
 
   kir::Builder& b_;
+  int warps_ = 1;
   int partials_ = 0;
   size_t turn_ = 0;   ///< of a pass that is written out
 };
