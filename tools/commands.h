@@ -68,5 +68,6 @@ void add_synth(CLI::App& app, Action& chosen);
 void add_quality(CLI::App& app, Action& chosen);
 void add_calibrate(CLI::App& app, Action& chosen);
 void add_quantize(CLI::App& app, Action& chosen);
+void add_plan_kv(CLI::App& app, Action& chosen);
 
 }  // namespace prism::tools

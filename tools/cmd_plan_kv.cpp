@@ -1,0 +1,238 @@
+// prism plan-kv: bits of the KV cache by layer, from what each costs the model's predictions, within a budget.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "analysis/kv_plan.h"
+#include "analysis/lockstep.h"
+#include "ir/kv_pages.h"
+#include "runtime/kv_cache.h"
+#include "tools/commands.h"
+#include "tools/model.h"
+
+namespace prism::tools {
+
+namespace {
+
+using analysis::KvOption;
+using analysis::Runner;
+using nlohmann::json;
+
+constexpr size_t kAtOnce = 8;   // variants that are compared side by side: each has its own weights in memory
+
+struct Options {
+  std::string model, text, isa;
+  std::vector<std::string> bits = {"k5v4", "k4v4", "k4v3", "k3v3", "k3v2"};
+  double ratio = 0;
+  uint64_t budget = 0;
+  int64_t positions = 8192, tokens = 1024, context = 1024, from = 192;
+  unsigned threads = 0;
+  bool json = false;
+};
+
+/// Of a plan against the same model with an f16 cache.
+struct Quality {
+  double kl = 0, same_top = 0, perplexity_change = 0;
+};
+
+class Planner {
+ public:
+  Planner(const Options& o, std::shared_ptr<gguf::File> file, std::vector<int32_t> ids, int32_t bos) : o_(o), file_(std::move(file)), ids_(std::move(ids)), bos_(bos) {}
+
+  Status run() {
+    PRISM_TRY(const auto base, executable(""));
+    layers_ = base->program().kv;
+    if (layers_.empty()) return error(o_.model, ": found no KV cache, expected a language model");
+    const std::string& start = o_.bits[(o_.bits.size() - 1) / 2];   // losses are measured around the middle
+    PRISM_TRY(const auto all_start, executable(start));
+    for (size_t l = 0; l < layers_.size(); ++l)
+      if (all_start->program().kv[l].compressed()) compressed_.push_back(l);
+    if (compressed_.empty()) return error(o_.model, ": found no layer whose cache can be compressed");
+    PRISM_TRY(const uint64_t fixed, prepare());
+    PRISM_TRY(const uint64_t budget, budget_bytes());
+    // Refused before anything is measured if nothing fits.
+    if (budget < fixed) return error("found a budget of ", budget, " bytes, expected more than ", fixed, ", those of layers that are not compressed");
+    PRISM_CHECK(analysis::choose_kv_options(options_, budget - fixed));
+    PRISM_CHECK(measure(base, start));
+    PRISM_TRY(const auto chosen, analysis::choose_kv_options(options_, budget - fixed));
+
+    std::vector<std::string> bits(layers_.size(), start);  // of a layer that is left as it is any bits do
+    double predicted = start_.kl;
+    uint64_t bytes = fixed;
+    for (size_t i = 0; i < compressed_.size(); ++i) {
+      const KvOption& option = options_[i][chosen[i]];
+      bits[compressed_[i]] = option.bits;
+      predicted += option.loss;
+      bytes += option.bytes;
+    }
+    const std::string plan = analysis::kv_plan_text(bits);
+    PRISM_TRY(const auto measured, compare(base, {plan}));
+    return report(plan, bytes, start, predicted, measured[0]);
+  }
+
+ private:
+  /// The model with a cache of these bits, "" for f16. Nothing of it is kept on disk.
+  Result<std::shared_ptr<rt::Executable>> executable(const std::string& bits) {
+    PRISM_TRY(auto compiled, compile_gguf(file_, {.isa = o_.isa, .kv = {ir::DType::F16, bits}}));
+    return rt::Executable::from_program(std::move(compiled.program), {o_.threads, compiled.fill, {}});
+  }
+
+  Result<std::vector<Quality>> compare(const std::shared_ptr<rt::Executable>& base, const std::vector<std::string>& plans) {
+    std::vector<Quality> all;
+    for (size_t at = 0; at < plans.size(); at += kAtOnce) {
+      const size_t count = std::min(kAtOnce, plans.size() - at);
+      progress_("measuring", double(done_) / double(total_));
+      std::vector<Runner> runners;
+      const auto add = [&](const std::string& name, std::shared_ptr<rt::Executable> e) -> Status {
+        PRISM_TRY(auto session, about(o_.model, rt::Session::create(std::move(e), {o_.threads, o_.context})));
+        runners.push_back({o_.model + " (" + name + ")", std::move(session)});
+        return ok();
+      };
+      PRISM_CHECK(add("KV cache in f16", base));
+      for (size_t i = 0; i < count; ++i) {
+        PRISM_TRY(auto variant, executable(plans[at + i]));
+        PRISM_CHECK(add("KV cache in " + plans[at + i], std::move(variant)));
+      }
+      PRISM_TRY(const auto result, analysis::run_in_lockstep(runners[0], std::span(runners).subspan(1), ids_, {o_.context, 128, o_.from, bos_, o_.threads, {}}));
+      for (const auto& v : result.variants) {
+        const analysis::Summary& s = v.summaries.all();
+        all.push_back({s.kl().value, s.same_top().value, s.perplexity_change().value});
+      }
+      done_ += count;
+    }
+    return all;
+  }
+
+  /// Bytes of layer `l` at the budget's positions, with these bits.
+  Result<uint64_t> layer_bytes(size_t l, const std::string& bits) const {
+    rt::KvLayer layer = layers_[l];
+    if (!bits.empty()) {
+      PRISM_TRY(const auto parsed, ir::KvBits::parse(bits));
+      layer.key_bits = parsed.key;
+      layer.value_bits = parsed.value;
+    }
+    const int64_t capacity = (o_.positions + rt::kKvCapacityMultiple - 1) / rt::kKvCapacityMultiple * rt::kKvCapacityMultiple;
+    PRISM_TRY(const auto layout, rt::KvLayout::create({layer}, capacity, "plan"));
+    return layout.stats(o_.positions, capacity).bytes_used;
+  }
+
+  /// Options with bytes, without losses; returns the bytes of the other layers.
+  Result<uint64_t> prepare() {
+    uint64_t fixed = 0;
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      PRISM_TRY(const uint64_t f16, layer_bytes(l, ""));
+      f16_bytes_ += f16;
+      if (std::find(compressed_.begin(), compressed_.end(), l) == compressed_.end()) {
+        fixed += f16;
+        continue;
+      }
+      auto& options = options_.emplace_back();
+      for (const std::string& bits : o_.bits) {
+        PRISM_TRY(const uint64_t bytes, layer_bytes(l, bits));
+        options.push_back({bits, 0, bytes});
+      }
+    }
+    return fixed;
+  }
+
+  Result<uint64_t> budget_bytes() const {
+    return o_.budget ? o_.budget : uint64_t(std::floor(double(f16_bytes_) / o_.ratio));
+  }
+
+  /// Losses: of a layer with other bits, where all others have `start`, less that of `start`.
+  Status measure(const std::shared_ptr<rt::Executable>& base, const std::string& start) {
+    std::vector<std::string> plans = {start};
+    for (const size_t l : compressed_)
+      for (const std::string& bits : o_.bits) {
+        if (bits == start) continue;
+        std::vector<std::string> layers(layers_.size(), start);
+        layers[l] = bits;
+        plans.push_back(analysis::kv_plan_text(layers));
+      }
+    total_ = plans.size() + 1;
+    PRISM_TRY(const auto found, compare(base, plans));
+    start_ = found[0];
+    size_t next = 1;
+    for (auto& options : options_)
+      for (KvOption& option : options)
+        if (option.bits != start) option.loss = found[next++].kl - start_.kl;
+    return ok();
+  }
+
+  Status report(const std::string& plan, uint64_t bytes, const std::string& start, double predicted, const Quality& measured) const {
+    const double ratio = double(f16_bytes_) / double(bytes);
+    if (o_.json) {
+      json out = {{"model", o_.model}, {"plan", plan}, {"positions", o_.positions}, {"bytes", bytes}, {"f16_bytes", f16_bytes_}, {"ratio", ratio}, {"predicted_kl", predicted},
+                  {"kl", measured.kl}, {"same_top", measured.same_top}, {"perplexity_change", measured.perplexity_change}, {"start", {{"bits", start}, {"kl", start_.kl}}},
+                  {"layers", json::array()}};
+      for (size_t i = 0; i < compressed_.size(); ++i) {
+        json row = {{"layer", compressed_[i]}, {"options", json::array()}};
+        for (const KvOption& option : options_[i]) row["options"].push_back({{"bits", option.bits}, {"bytes", option.bytes}, {"kl_change", option.loss}});
+        out["layers"].push_back(row);
+      }
+      print_json(out);
+      return ok();
+    }
+    fprintf(stderr, "at %lld positions %.2f MiB, %.2f times less than f16; mean KL divergence %.5f (%.5f predicted), likeliest token the same %.2f %%, perplexity %+.2f %%\n",
+            (long long)o_.positions, double(bytes) / 1048576, ratio, measured.kl, predicted, 100 * measured.same_top, 100 * measured.perplexity_change);
+    printf("%s\n", plan.c_str());
+    return ok();
+  }
+
+  const Options& o_;
+  const std::shared_ptr<gguf::File> file_;
+  const std::vector<int32_t> ids_;
+  const int32_t bos_;
+  const rt::Progress progress_ = stderr_progress();
+  std::vector<rt::KvLayer> layers_;               // with an f16 cache
+  std::vector<size_t> compressed_;                // layers that can be
+  std::vector<std::vector<KvOption>> options_;    // as compressed_
+  uint64_t f16_bytes_ = 0;
+  Quality start_;
+  size_t done_ = 0, total_ = 1;                   // plans
+};
+
+Status run(Options o) {
+  if (!o.ratio && !o.budget) return error("found neither --ratio nor --budget, expected one of them");
+  for (size_t i = 0; i < o.bits.size(); ++i) {
+    const auto parsed = ir::KvBits::parse(o.bits[i]);
+    if (!parsed) return error("--bits: expected ", parsed.message());
+    if (std::count(o.bits.begin(), o.bits.end(), o.bits[i]) > 1) return error("--bits: found ", o.bits[i], " twice");
+  }
+  PRISM_TRY(const auto file, gguf::File::open(o.model));
+  PRISM_TRY(const std::string text, read_text(o.text));
+  PRISM_TRY(const auto tokenizer, gguf::Tokenizer::create(*file));
+  PRISM_TRY(auto ids, about(o.text, tokenizer->encode(text, /*parse_special=*/false)));
+  ids.resize(std::min(ids.size(), size_t(o.tokens)));
+  PRISM_TRY(const std::string architecture, file->get_string("general.architecture"));
+  PRISM_TRY(const int64_t has, file->get_int(architecture + ".context_length", o.context));
+  o.context = std::min(o.context, has);
+  if (int64_t(ids.size()) <= o.from || o.context <= o.from)
+    return error(o.text, ": found ", ids.size(), " tokens in contexts of ", o.context, ", expected more than ", o.from, ": before that (see --from) nothing is demoted");
+  return Planner(o, file, std::move(ids), tokenizer->add_bos() ? tokenizer->bos() : -1).run();
+}
+
+}  // namespace
+
+void add_plan_kv(CLI::App& app, Action& chosen) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("plan-kv", "Choose the bits of a compressed KV cache layer by layer, within a budget, by what they cost over a text");
+  c->footer("Prints a plan that --kv takes: prism run model.gguf --kv \"$(prism plan-kv model.gguf --text text.txt --ratio 4)\"\n"
+            "Every layer is measured with every choice of bits while the others have the middle one of --bits.");
+  c->add_option("model", o->model, "GGUF file, or synth:SHAPE; best with f16 weights: int8 activations hide small losses")->required();
+  c->add_option("--text", o->text, "Text of the kind that the model will read, - for standard input")->required();
+  auto* ratio = c->add_option("--ratio", o->ratio, "How many times smaller than in f16 the cache is to be")->check(CLI::Range(1.0, 16.0));
+  c->add_option("--budget", o->budget, "Bytes that the cache may have, for example 60MB")->transform(CLI::AsSizeValue(true))->check(CLI::PositiveNumber)->excludes(ratio);
+  c->add_option("--positions", o->positions, "Positions in the cache that the budget is for")->capture_default_str()->check(CLI::Range(int64_t(256), int64_t(1) << 24));
+  c->add_option("--bits", o->bits, "What layers may have")->delimiter(',')->allow_extra_args(false)->capture_default_str();
+  c->add_option("--tokens", o->tokens, "Tokens of the text to read at most")->capture_default_str()->check(CLI::Range(2, 1 << 24));
+  c->add_option("--ctx", o->context, "Tokens that are read in one context, at most the model's")->capture_default_str()->check(CLI::Range(2, 1 << 20));
+  c->add_option("--from", o->from, "Count only this position of each context and those after it")->capture_default_str()->check(CLI::NonNegativeNumber);
+  add_threads(*c, o->threads);
+  add_isa(*c, o->isa);
+  c->add_flag("--json", o->json, "Print JSON, with the loss of every choice");
+  c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
+}
+
+}  // namespace prism::tools
