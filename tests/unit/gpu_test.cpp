@@ -42,7 +42,7 @@ TEST(Gpu, AccessPastTheEndIsCaught) {
 }
 
 TEST(Gpu, CompilerErrorsAreOneLine) {
-  const std::string source = codegen::cuda_primitives(codegen::CudaTarget::Device) + "#line 1 \"kernels\"\nKERNEL(32) broken() { nothing(); }\n";
+  const std::string source = codegen::cuda_primitives(codegen::CudaTarget::Device) + "#line 1 \"kernels\"\nKERNEL(32, 1) broken() { nothing(); }\n";
   auto broken = codegen::compile_cuda(source, "sm_80");
   ASSERT_FALSE(broken);
   EXPECT_EQ(broken.message(), "CUDA compiler for sm_80: kernels(1): error: identifier \"nothing\" is undefined");
@@ -63,7 +63,7 @@ TEST(Gpu, AllTargetsGetTheSameText) {
   using codegen::CudaTarget;
   auto text = [&](CudaTarget t) { return codegen::render_cuda({&k}, t).substr(codegen::cuda_primitives(t).size()); };
   EXPECT_EQ(text(CudaTarget::Device), text(CudaTarget::Emulated));
-  EXPECT_NE(text(CudaTarget::Device).find("KERNEL(64) add(ARGS(add_args) args) {"), std::string::npos);
+  EXPECT_NE(text(CudaTarget::Device).find("KERNEL(64, 1) add(ARGS(add_args) args) {"), std::string::npos);
   EXPECT_EQ(codegen::cuda_primitives(CudaTarget::Device).find("#include"), std::string::npos);
 }
 
