@@ -58,17 +58,15 @@ class Planner {
     PRISM_TRY(const auto chosen, analysis::choose_kv_options(options_, budget - fixed));
 
     std::vector<std::string> bits(layers_.size(), start);  // of a layer that is left as it is any bits do
-    double predicted = start_.kl;
     uint64_t bytes = fixed;
     for (size_t i = 0; i < compressed_.size(); ++i) {
       const KvOption& option = options_[i][chosen[i]];
       bits[compressed_[i]] = option.bits;
-      predicted += option.loss;
       bytes += option.bytes;
     }
     const std::string plan = analysis::kv_plan_text(bits);
     PRISM_TRY(const auto measured, compare(base, {plan}));
-    return report(plan, bytes, start, predicted, measured[0]);
+    return report(plan, bytes, start, measured[0]);
   }
 
  private:
@@ -160,10 +158,10 @@ class Planner {
     return ok();
   }
 
-  Status report(const std::string& plan, uint64_t bytes, const std::string& start, double predicted, const Quality& measured) const {
+  Status report(const std::string& plan, uint64_t bytes, const std::string& start, const Quality& measured) const {
     const double ratio = double(f16_bytes_) / double(bytes);
     if (o_.json) {
-      json out = {{"model", o_.model}, {"plan", plan}, {"positions", o_.positions}, {"bytes", bytes}, {"f16_bytes", f16_bytes_}, {"ratio", ratio}, {"predicted_kl", predicted},
+      json out = {{"model", o_.model}, {"plan", plan}, {"positions", o_.positions}, {"bytes", bytes}, {"f16_bytes", f16_bytes_}, {"ratio", ratio},
                   {"kl", measured.kl}, {"same_top", measured.same_top}, {"perplexity_change", measured.perplexity_change}, {"start", {{"bits", start}, {"kl", start_.kl}}},
                   {"layers", json::array()}};
       for (size_t i = 0; i < compressed_.size(); ++i) {
@@ -174,8 +172,8 @@ class Planner {
       print_json(out);
       return ok();
     }
-    fprintf(stderr, "at %lld positions %.2f MiB, %.2f times less than f16; mean KL divergence %.5f (%.5f predicted), likeliest token the same %.2f %%, perplexity %+.2f %%\n",
-            (long long)o_.positions, double(bytes) / 1048576, ratio, measured.kl, predicted, 100 * measured.same_top, 100 * measured.perplexity_change);
+    fprintf(stderr, "at %lld positions %.2f MiB, %.2f times less than f16; mean KL divergence %.5f, likeliest token the same %.2f %%, perplexity %+.2f %%\n",
+            (long long)o_.positions, double(bytes) / 1048576, ratio, measured.kl, 100 * measured.same_top, 100 * measured.perplexity_change);
     printf("%s\n", plan.c_str());
     return ok();
   }
