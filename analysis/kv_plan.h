@@ -12,13 +12,12 @@ namespace prism::analysis {
 /// What a layer's keys and values may become.
 struct KvOption {
   std::string bits;      ///< "k4v3"
-  double loss = 0;       ///< how far the model's predictions move if this layer alone has it, from any common start
+  double cost = 0;       ///< how far the model's predictions move if this layer alone has it, from any common start
   uint64_t bytes = 0;    ///< of the layer's cache
 };
 
-/// The option of each layer, by number, with the smallest sum of losses that a walk from the smallest cache finds: each step takes the option
-/// that saves most loss for a byte, as long as the bytes of all are no more than `budget`. Layers may have different options, at least one each.
-/// Error if the smallest cache is larger than `budget`.
+/// The option of each layer, by number (see choose()). Layers may have different options, at least one each. Error if the smallest cache is larger
+/// than `budget`.
 Result<std::vector<size_t>> choose_kv_options(const std::vector<std::vector<KvOption>>& layers, uint64_t budget);
 
 /// "k4v3*2/k3v3": as the pass plan-kv-compression takes them.

@@ -83,16 +83,16 @@ class Fuser {
     const Type& w = linear.operand(1)->type;
     const auto n = w.dim(0).constant(), k = w.dim(1).constant();
     if (!norms_of_linears_ || rows_of(linear.result()->type) != Dim(1) || !n || !k || *k > kMostInputs || *n > kMostOutputs * *k) return {};
-    llvm::SmallVector<Operation*, 2> ops;
-    const Operation* user = &linear;
-    for (Operation* op = linear.operand(0)->def; op && !claimed(op) && only_user(op->result()) == user && !graph_.returned(op->result()); op = op->operand(0)->def) {
-      const bool norm = op->op == Op::RmsNorm || op->op == Op::LayerNorm;
-      if (!norm && !(op->op == Op::Quantize && ops.empty())) return {};
-      ops.insert(ops.begin(), op);
-      if (norm) return ops;
-      user = op;
-    }
-    return {};
+    const auto alone_before = [&](const Operation& user) {
+      Operation* op = user.operand(0)->def;
+      return op && !claimed(op) && only_user(op->result()) == &user ? op : nullptr;
+    };
+    Operation* norm = alone_before(linear);
+    Operation* quantize = norm && norm->op == Op::Quantize ? norm : nullptr;
+    if (quantize) norm = alone_before(*quantize);
+    if (!norm || (norm->op != Op::RmsNorm && norm->op != Op::LayerNorm)) return {};
+    if (quantize) return {norm, quantize};
+    return {norm};
   }
 
   void fuse_linear(Operation* op) {

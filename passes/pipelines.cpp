@@ -14,13 +14,13 @@ struct Named {
 // canonicalize comes again after specialize-entry-points because `tail` of all rows goes away there.
 #define BEFORE_TYPES(prefill) \
   "canonicalize,constant-fold,cse,dce,specialize-entry-points{prefill=" prefill "},canonicalize,cse,fuse-attention,fuse-projections,"
-#define AFTER_TYPES(dense, fuse) ",pack-weights{dense=" dense "},dce," fuse ",plan-memory"
+#define AFTER_TYPES(dense, fuse_options) ",pack-weights{dense=" dense "},dce,fuse-epilogues" fuse_options ",plan-memory"
 constexpr Named kPipelines[] = {
-    {"cpu", BEFORE_TYPES("512") "quantize-activations" AFTER_TYPES("rows16", "fuse-epilogues")},
+    {"cpu", BEFORE_TYPES("512") "quantize-activations" AFTER_TYPES("rows16", "")},
     // bf16 is for more rows than @verify has, whose bits are those of @decode.
-    {"cpu-avx512", BEFORE_TYPES("512") "quantize-activations{bf16_rows=17,bf16_layout=row_major,bf16_linears=dense,bf16_f32=yes,bf16_queries=yes}" AFTER_TYPES("rows16", "fuse-epilogues")},
-    {"cpu-amx", BEFORE_TYPES("512") "quantize-activations{bf16_rows=17,bf16_f32=yes,bf16_queries=yes}" AFTER_TYPES("rows16", "fuse-epilogues")},
-    {"gpu", BEFORE_TYPES("2048") "quantize-activations{bf16_rows=17,bf16_layout=row_major}" AFTER_TYPES("mixed", "fuse-epilogues{norms=linear}")},
+    {"cpu-avx512", BEFORE_TYPES("512") "quantize-activations{bf16_rows=17,bf16_layout=row_major,bf16_linears=dense,bf16_f32=yes,bf16_queries=yes}" AFTER_TYPES("rows16", "")},
+    {"cpu-amx", BEFORE_TYPES("512") "quantize-activations{bf16_rows=17,bf16_f32=yes,bf16_queries=yes}" AFTER_TYPES("rows16", "")},
+    {"gpu", BEFORE_TYPES("2048") "quantize-activations{bf16_rows=17,bf16_layout=row_major}" AFTER_TYPES("mixed", "{norms=linear}")},
 };
 #undef BEFORE_TYPES
 #undef AFTER_TYPES

@@ -7,6 +7,7 @@
 #include "analysis/kv_plan.h"
 #include "analysis/lockstep.h"
 #include "ir/kv_pages.h"
+#include "runtime/base/checked.h"
 #include "runtime/kv_cache.h"
 #include "tools/commands.h"
 #include "tools/model.h"
@@ -38,30 +39,25 @@ struct Quality {
 
 class Planner {
  public:
-  Planner(const Options& o, std::shared_ptr<gguf::File> file, std::vector<int32_t> ids, int32_t bos) : o_(o), file_(std::move(file)), ids_(std::move(ids)), bos_(bos) {}
+  Planner(const Options& o, std::shared_ptr<gguf::File> file, Tokens tokens) : o_(o), file_(std::move(file)), tokens_(std::move(tokens)) {}
 
   Status run() {
+    const std::string& start = o_.bits[(o_.bits.size() - 1) / 2];   // costs are measured around the middle
+    PRISM_TRY(const auto compiled, compile(start));
+    layers_ = compiled.program.kv;
+    if (std::ranges::none_of(layers_, &rt::KvLayer::compressed)) return error(o_.model, ": found no layer whose cache can be compressed");
+    PRISM_CHECK(prepare(start));
+    const uint64_t budget = o_.budget ? o_.budget : uint64_t(std::floor(double(f16_bytes_) / o_.ratio));
+    PRISM_CHECK(analysis::choose_kv_options(options_, budget));  // refused before anything is measured
     PRISM_TRY(const auto base, executable(""));
-    layers_ = base->program().kv;
-    if (layers_.empty()) return error(o_.model, ": found no KV cache, expected a language model");
-    const std::string& start = o_.bits[(o_.bits.size() - 1) / 2];   // losses are measured around the middle
-    PRISM_TRY(const auto all_start, executable(start));
-    for (size_t l = 0; l < layers_.size(); ++l)
-      if (all_start->program().kv[l].compressed()) compressed_.push_back(l);
-    if (compressed_.empty()) return error(o_.model, ": found no layer whose cache can be compressed");
-    PRISM_TRY(const uint64_t fixed, prepare());
-    PRISM_TRY(const uint64_t budget, budget_bytes());
-    // Refused before anything is measured if nothing fits.
-    if (budget < fixed) return error("found a budget of ", budget, " bytes, expected more than ", fixed, ", those of layers that are not compressed");
-    PRISM_CHECK(analysis::choose_kv_options(options_, budget - fixed));
     PRISM_CHECK(measure(base, start));
-    PRISM_TRY(const auto chosen, analysis::choose_kv_options(options_, budget - fixed));
+    PRISM_TRY(const auto chosen, analysis::choose_kv_options(options_, budget));
 
-    std::vector<std::string> bits(layers_.size(), start);  // of a layer that is left as it is any bits do
-    uint64_t bytes = fixed;
-    for (size_t i = 0; i < compressed_.size(); ++i) {
-      const KvOption& option = options_[i][chosen[i]];
-      bits[compressed_[i]] = option.bits;
+    std::vector<std::string> bits;
+    uint64_t bytes = 0;
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      const KvOption& option = options_[l][chosen[l]];
+      bits.push_back(option.bits);
       bytes += option.bytes;
     }
     const std::string plan = analysis::kv_plan_text(bits);
@@ -71,8 +67,9 @@ class Planner {
 
  private:
   /// The model with a cache of these bits, "" for f16. Nothing of it is kept on disk.
+  Result<CompiledModel> compile(const std::string& bits) { return compile_gguf(file_, {.isa = o_.isa, .kv = {ir::DType::F16, bits}}); }
   Result<std::shared_ptr<rt::Executable>> executable(const std::string& bits) {
-    PRISM_TRY(auto compiled, compile_gguf(file_, {.isa = o_.isa, .kv = {ir::DType::F16, bits}}));
+    PRISM_TRY(auto compiled, compile(bits));
     return rt::Executable::from_program(std::move(compiled.program), {o_.threads, compiled.fill, {}});
   }
 
@@ -92,7 +89,7 @@ class Planner {
         PRISM_TRY(auto variant, executable(plans[at + i]));
         PRISM_CHECK(add("KV cache in " + plans[at + i], std::move(variant)));
       }
-      PRISM_TRY(const auto result, analysis::run_in_lockstep(runners[0], std::span(runners).subspan(1), ids_, {o_.context, 128, o_.from, bos_, o_.threads, {}}));
+      PRISM_TRY(const auto result, analysis::run_in_lockstep(runners[0], std::span(runners).subspan(1), tokens_.ids, {o_.context, 128, o_.from, tokens_.bos, o_.threads, {}}));
       for (const auto& v : result.variants) {
         const analysis::Summary& s = v.summaries.all();
         all.push_back({s.kl().value, s.same_top().value, s.perplexity_change().value});
@@ -102,59 +99,47 @@ class Planner {
     return all;
   }
 
-  /// Bytes of layer `l` at the budget's positions, with these bits.
-  Result<uint64_t> layer_bytes(size_t l, const std::string& bits) const {
-    rt::KvLayer layer = layers_[l];
-    if (!bits.empty()) {
-      PRISM_TRY(const auto parsed, ir::KvBits::parse(bits));
-      layer.key_bits = parsed.key;
-      layer.value_bits = parsed.value;
-    }
-    const int64_t capacity = (o_.positions + rt::kKvCapacityMultiple - 1) / rt::kKvCapacityMultiple * rt::kKvCapacityMultiple;
+  /// Of one layer at the budget's positions.
+  Result<rt::KvStats> stats(const rt::KvLayer& layer) const {
+    const int64_t capacity = ceil_div(o_.positions, rt::kKvCapacityMultiple) * rt::kKvCapacityMultiple;
     PRISM_TRY(const auto layout, rt::KvLayout::create({layer}, capacity, "plan"));
-    return layout.stats(o_.positions, capacity).bytes_used;
+    return layout.stats(o_.positions, capacity);
   }
 
-  /// Options with bytes, without losses; returns the bytes of the other layers.
-  Result<uint64_t> prepare() {
-    uint64_t fixed = 0;
-    for (size_t l = 0; l < layers_.size(); ++l) {
-      PRISM_TRY(const uint64_t f16, layer_bytes(l, ""));
-      f16_bytes_ += f16;
-      if (std::find(compressed_.begin(), compressed_.end(), l) == compressed_.end()) {
-        fixed += f16;
-        continue;
-      }
+  /// Options with bytes, without costs; of a layer that is left as it is any bits do.
+  Status prepare(const std::string& start) {
+    for (rt::KvLayer layer : layers_) {
       auto& options = options_.emplace_back();
-      for (const std::string& bits : o_.bits) {
-        PRISM_TRY(const uint64_t bytes, layer_bytes(l, bits));
-        options.push_back({bits, 0, bytes});
+      for (const std::string& bits : layer.compressed() ? o_.bits : std::vector<std::string>{start}) {
+        if (layer.compressed()) {
+          PRISM_TRY(const auto parsed, ir::KvBits::parse(bits));
+          layer.key_bits = parsed.key;
+          layer.value_bits = parsed.value;
+        }
+        PRISM_TRY(const auto found, stats(layer));
+        options.push_back({bits, 0, found.bytes_used});
+        if (options.size() == 1) f16_bytes_ += found.bytes_f16;
       }
     }
-    return fixed;
+    return ok();
   }
 
-  Result<uint64_t> budget_bytes() const {
-    return o_.budget ? o_.budget : uint64_t(std::floor(double(f16_bytes_) / o_.ratio));
-  }
-
-  /// Losses: of a layer with other bits, where all others have `start`, less that of `start`.
+  /// Costs: of a layer with other bits, where all others have `start`, less that of `start`.
   Status measure(const std::shared_ptr<rt::Executable>& base, const std::string& start) {
     std::vector<std::string> plans = {start};
-    for (const size_t l : compressed_)
-      for (const std::string& bits : o_.bits) {
-        if (bits == start) continue;
-        std::vector<std::string> layers(layers_.size(), start);
-        layers[l] = bits;
-        plans.push_back(analysis::kv_plan_text(layers));
+    std::vector<KvOption*> measured;
+    for (size_t l = 0; l < layers_.size(); ++l)
+      for (KvOption& option : options_[l]) {
+        if (option.bits == start) continue;
+        std::vector<std::string> bits(layers_.size(), start);
+        bits[l] = option.bits;
+        plans.push_back(analysis::kv_plan_text(bits));
+        measured.push_back(&option);
       }
     total_ = plans.size() + 1;
     PRISM_TRY(const auto found, compare(base, plans));
     start_ = found[0];
-    size_t next = 1;
-    for (auto& options : options_)
-      for (KvOption& option : options)
-        if (option.bits != start) option.loss = found[next++].kl - start_.kl;
+    for (size_t i = 0; i < measured.size(); ++i) measured[i]->cost = found[i + 1].kl - start_.kl;
     return ok();
   }
 
@@ -164,9 +149,10 @@ class Planner {
       json out = {{"model", o_.model}, {"plan", plan}, {"positions", o_.positions}, {"bytes", bytes}, {"f16_bytes", f16_bytes_}, {"ratio", ratio},
                   {"kl", measured.kl}, {"same_top", measured.same_top}, {"perplexity_change", measured.perplexity_change}, {"start", {{"bits", start}, {"kl", start_.kl}}},
                   {"layers", json::array()}};
-      for (size_t i = 0; i < compressed_.size(); ++i) {
-        json row = {{"layer", compressed_[i]}, {"options", json::array()}};
-        for (const KvOption& option : options_[i]) row["options"].push_back({{"bits", option.bits}, {"bytes", option.bytes}, {"kl_change", option.loss}});
+      for (size_t l = 0; l < layers_.size(); ++l) {
+        if (!layers_[l].compressed()) continue;
+        json row = {{"layer", l}, {"options", json::array()}};
+        for (const KvOption& option : options_[l]) row["options"].push_back({{"bits", option.bits}, {"bytes", option.bytes}, {"kl_change", option.cost}});
         out["layers"].push_back(row);
       }
       print_json(out);
@@ -180,12 +166,10 @@ class Planner {
 
   const Options& o_;
   const std::shared_ptr<gguf::File> file_;
-  const std::vector<int32_t> ids_;
-  const int32_t bos_;
+  const Tokens tokens_;
   const rt::Progress progress_ = stderr_progress();
-  std::vector<rt::KvLayer> layers_;               // with an f16 cache
-  std::vector<size_t> compressed_;                // layers that can be
-  std::vector<std::vector<KvOption>> options_;    // as compressed_
+  std::vector<rt::KvLayer> layers_;               // compressed if they can be
+  std::vector<std::vector<KvOption>> options_;    // as layers_
   uint64_t f16_bytes_ = 0;
   Quality start_;
   size_t done_ = 0, total_ = 1;                   // plans
@@ -200,15 +184,14 @@ Status run(Options o) {
   }
   PRISM_TRY(const auto file, gguf::File::open(o.model));
   PRISM_TRY(const std::string text, read_text(o.text));
-  PRISM_TRY(const auto tokenizer, gguf::Tokenizer::create(*file));
-  PRISM_TRY(auto ids, about(o.text, tokenizer->encode(text, /*parse_special=*/false)));
-  ids.resize(std::min(ids.size(), size_t(o.tokens)));
+  PRISM_TRY(auto tokens, about(o.text, tokenize(o.model, text)));
+  tokens.ids.resize(std::min(tokens.ids.size(), size_t(o.tokens)));
   PRISM_TRY(const std::string architecture, file->get_string("general.architecture"));
   PRISM_TRY(const int64_t has, file->get_int(architecture + ".context_length", o.context));
   o.context = std::min(o.context, has);
-  if (int64_t(ids.size()) <= o.from || o.context <= o.from)
-    return error(o.text, ": found ", ids.size(), " tokens in contexts of ", o.context, ", expected more than ", o.from, ": before that (see --from) nothing is demoted");
-  return Planner(o, file, std::move(ids), tokenizer->add_bos() ? tokenizer->bos() : -1).run();
+  if (int64_t(tokens.ids.size()) <= o.from || o.context <= o.from)
+    return error(o.text, ": found ", tokens.ids.size(), " tokens in contexts of ", o.context, ", expected more than ", o.from, ": before that (see --from) nothing is demoted");
+  return Planner(o, file, std::move(tokens)).run();
 }
 
 }  // namespace

@@ -109,17 +109,6 @@ Result<std::vector<Side>> load_sides(const Options& o) {
   return sides;
 }
 
-struct Tokens {
-  std::vector<int32_t> ids;
-  int32_t bos = -1;  ///< -1: the model wants none
-};
-
-Result<Tokens> tokenize(const std::string& model, const std::string& text) {
-  PRISM_TRY(const auto tokenizer, load_tokenizer(model));
-  PRISM_TRY(auto ids, tokenizer->encode(text, /*parse_special=*/false));
-  return Tokens{std::move(ids), tokenizer->add_bos() ? tokenizer->bos() : -1};
-}
-
 /// The ids of the text, for both models the same.
 Result<Tokens> common_tokens(const std::string& model, const std::string& variant, const std::string& text) {
   PRISM_TRY(Tokens tokens, tokenize(model, text));

@@ -322,6 +322,12 @@ Result<std::unique_ptr<gguf::Tokenizer>> load_tokenizer(const std::string& path)
   return gguf::Tokenizer::create(*file);
 }
 
+Result<Tokens> tokenize(const std::string& model, const std::string& text) {
+  PRISM_TRY(const auto tokenizer, load_tokenizer(model));
+  PRISM_TRY(auto ids, tokenizer->encode(text, /*parse_special=*/false));
+  return Tokens{std::move(ids), tokenizer->add_bos() ? tokenizer->bos() : -1};
+}
+
 Result<std::vector<int32_t>> parse_ids(const std::string& text) {
   std::vector<int32_t> ids;
   const char *p = text.data(), *end = p + text.size();

@@ -75,6 +75,13 @@ Result<FileKind> file_kind(const std::string& path);
 /// The tokenizer of either kind of file, without loading weights.
 Result<std::unique_ptr<gguf::Tokenizer>> load_tokenizer(const std::string& path);
 
+/// A text as the model's tokenizer has it.
+struct Tokens {
+  std::vector<int32_t> ids;
+  int32_t bos = -1;  ///< begins a context; -1: the model wants none
+};
+Result<Tokens> tokenize(const std::string& model, const std::string& text);
+
 /// Prints "what  42%" on a terminal or one line per stage otherwise, once a second has passed.
 rt::Progress stderr_progress();
 

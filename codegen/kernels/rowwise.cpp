@@ -40,7 +40,7 @@ class RowWise {
       case Op::Tail: {
         if (!r_.is_argument(o.operand(0))) return r_.unsupported(o, "its input is computed in the same kernel");
         const Ex first = r_.dim(o.operand(0)->type.dim(0)) - r_.dim(out->type.dim(0));
-        return alias(out, {r_.buffer(o.operand(0)), b_.let((first + row_) * width(out)), false, width(out) % 4 == 0});
+        return alias(out, {r_.buffer(o.operand(0)), b_.let((first + row_) * width(out))});
       }
       case Op::RmsNorm: case Op::LayerNorm: return norm(o);
       case Op::Softmax: return softmax(o);
@@ -83,7 +83,7 @@ class RowWise {
     Buffer buffer;
     Ex at;
     bool broadcast = false;  ///< one element for the whole row
-    bool aligned = true;     ///< begins at a multiple of 4 elements
+    bool aligned = true;     ///< begins at a multiple of 4 elements, if that is what it has
     const ir::Type* tiles = nullptr;  ///< written in tiles: `at` is not used
   };
 
@@ -99,7 +99,7 @@ class RowWise {
     const ir::Dim rows = Region::rows_of(v->type);
     if (rows == ir::Dim(1) && !(rows_ == ir::Dim(1))) return Row{buf, Ex(0)};
     if (!(rows == rows_)) return error("row-wise kernel: %", v->name, " is ", v->type.str(), ", expected ", rows_.str(), " rows");
-    return Row{buf, b_.let(row_ * width(v)), width(v) == 1, width(v) % 4 == 0};
+    return Row{buf, b_.let(row_ * width(v)), width(v) == 1};
   }
 
   Row destination(const ir::Value* v) {
@@ -107,7 +107,7 @@ class RowWise {
     if (r_.is_returned(v) && v->type.layout == ir::Layout::Tiles) {
       row = {.buffer = r_.buffer(v), .at = Ex(0), .tiles = &v->type};
     } else if (r_.is_returned(v)) {
-      row = {r_.buffer(v), b_.let(row_ * width(v)), false, width(v) % 4 == 0};
+      row = {r_.buffer(v), b_.let(row_ * width(v))};
     } else {
       row = {work_.memory(v->name, Region::elem_of(v->type), width(v)), Ex(0)};
     }

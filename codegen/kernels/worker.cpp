@@ -74,14 +74,11 @@ void Worker::quantize(const Buffer& out, Ex row, int64_t n, Ex first, int64_t bl
       store_q8a_words(b_, out, row, n, block, values(at, 4), values(at + Ex(16), 4), stored);
     };
     const Ex begin = b_.let(b_.thread() / 4);
-    if (blocks % at_once == 0 && blocks / at_once <= 8) {
-      for (int64_t k = 0; k < blocks; k += at_once) quantize_one(b_.let(begin + Ex(k)), Ex());
-      return;
-    }
     b_.for_(constant({Elem::I32, 1}, 0), Ex((blocks + at_once - 1) / at_once), 1, [&](Ex turn) {  // as often for all threads
       const Ex k = b_.let(begin + turn * at_once);
-      quantize_one(b_.let(min(k, Ex(blocks - 1))), b_.let(k < Ex(blocks)));
-    });
+      if (blocks % at_once == 0) quantize_one(k, Ex());
+      else quantize_one(b_.let(min(k, Ex(blocks - 1))), b_.let(k < Ex(blocks)));
+    }, 8);
     return;
   }
   b_.for_(0, blocks, 1, [&](Ex k) {
@@ -128,47 +125,53 @@ void store_q8a_warp(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, 
   b.if_(lane == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), low, high); });
 }
 
-void store_q8a_words(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex low, Ex high, Ex stored) {
-  const Ex words[2] = {b.let(low), b.let(high)}, word = b.let(b.thread() % 4);
-  Ex amax = constant({Elem::F32, 1}, 0);
-  for (const Ex& w : words)
-    for (int i = 0; i < 4; ++i) amax = b.let(max(amax, b.let(call(Fn::Abs, {lane(w, i)}))));
-  amax = warp_reduce(b, Fn::ReduceMax, amax, 4);
-  const Ex inverse = inverse_scale(b, amax);
-  Ex bytes[2], halves[2];
-  for (int h = 0; h < 2; ++h) {
-    Ex q[4];
-    for (int i = 0; i < 4; ++i) q[i] = quantized(b, lane(words[h], i), inverse);
-    bytes[h] = b.let(pack({cast(Elem::I8, q[0]), cast(Elem::I8, q[1]), cast(Elem::I8, q[2]), cast(Elem::I8, q[3])}));
-    halves[h] = warp_reduce(b, Fn::ReduceAdd, b.let((q[0] + q[1]) + (q[2] + q[3])), 4);
-  }
-  const auto store = [&] {
-    for (int h = 0; h < 2; ++h) b.store(out, row + block * 32 + word * 4 + Ex(16 * h), bytes[h]);
-    b.if_(word == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), halves[0], halves[1]); });
-  };
-  if (stored.node) b.if_(stored, store);
-  else store();
-}
+namespace {
 
-void store_q8a_quad(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored) {
+/// Eight values in each of four neighbouring lanes, the first four of the block's first half. put(codes) stores the lane's.
+void store_q8a_of_four(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored, const std::function<void(const std::vector<Ex>&)>& put) {
   Ex amax = Ex(0.0);
   for (Ex& v : values) {
     v = b.let(v);
     amax = b.let(max(amax, b.let(call(Fn::Abs, {v}))));
   }
   amax = warp_reduce(b, Fn::ReduceMax, amax, 4);
-  const Ex inverse = inverse_scale(b, amax), place = b.let(b.thread() % 4);
+  const Ex inverse = inverse_scale(b, amax);
   for (Ex& v : values) v = quantized(b, v, inverse);
   Ex halves[2];
   for (size_t h = 0; h < 2; ++h) {
     const Ex* v = &values[4 * h];
     halves[h] = warp_reduce(b, Fn::ReduceAdd, b.let((v[0] + v[1]) + (v[2] + v[3])), 4);
   }
-  b.if_(stored, [&] {
-    for (size_t i = 0; i < values.size(); i += 2)
-      b.store(out, row + block * 32 + place * 2 + Ex(int64_t(4 * i)), pack({cast(Elem::I8, values[i]), cast(Elem::I8, values[i + 1])}));
-    b.if_(place == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), halves[0], halves[1]); });
-  });
+  const auto store = [&] {
+    put(values);
+    b.if_(b.thread() % 4 == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), halves[0], halves[1]); });
+  };
+  if (stored.node) b.if_(stored, store);
+  else store();
+}
+
+/// Stores values of a lane that lie side by side, `count` of them at a time, each time `apart` further on.
+std::function<void(const std::vector<Ex>&)> bytes_at(Builder& b, const Buffer& out, Ex at, size_t count, int64_t apart) {
+  return [=, &b](const std::vector<Ex>& codes) {
+    for (size_t i = 0; i < codes.size(); i += count) {
+      std::vector<Ex> bytes;
+      for (size_t e = 0; e < count; ++e) bytes.push_back(cast(Elem::I8, codes[i + e]));
+      b.store(out, at + Ex(int64_t(i / count) * apart), pack(bytes));
+    }
+  };
+}
+
+}  // namespace
+
+void store_q8a_words(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex low, Ex high, Ex stored) {
+  std::vector<Ex> values;
+  for (const Ex& word : {b.let(low), b.let(high)})
+    for (int i = 0; i < 4; ++i) values.push_back(lane(word, i));
+  store_q8a_of_four(b, out, row, n, block, values, stored, bytes_at(b, out, row + block * 32 + b.let(b.thread() % 4) * 4, 4, 16));
+}
+
+void store_q8a_quad(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored) {
+  store_q8a_of_four(b, out, row, n, block, values, stored, bytes_at(b, out, row + block * 32 + b.let(b.thread() % 4) * 2, 2, 8));
 }
 
 }  // namespace prism::codegen

@@ -33,7 +33,7 @@ class Worker {
 
  private:
   bool gpu() const { return b_.block_threads() > 0; }
-  /// GPUs: whether passes over n elements are so short that they are written out, in `turns` turns of the block.
+  /// GPUs: whether passes over n elements are so short that they are written out, turn by turn of the row's threads.
   bool written_out(int64_t n) const { return gpu() && n % threads() == 0 && n / threads() <= 32; }
   int threads() const { return b_.block_threads() / warps_; }   ///< of a row
   kir::Ex thread() { return warps_ > 1 ? b_.let(b_.thread() % 32) : b_.thread(); }
@@ -51,7 +51,7 @@ class Worker {
 kir::Ex warp_reduce(kir::Builder& b, kir::Fn fn, kir::Ex value, int lanes = 32);
 
 /// Quantizes 32 values into block `block` of the q8a row of `n` elements that starts at byte `row`: two vectors on CPUs; on GPUs a
-/// value of each lane of a warp, or of four lanes word i (columns 4i..4i+3) and word i+4 of lane i, stored where `stored`.
+/// value of each lane of a warp, or of four lanes word i (columns 4i..4i+3) and word i+4 of lane i, stored where `stored`, or, if that is empty, by all.
 void store_q8a(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex lo, kir::Ex hi);
 void store_q8a_warp(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex value);
 void store_q8a_words(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex low, kir::Ex high, kir::Ex stored);

@@ -19,7 +19,7 @@ uint64_t bytes_of(const Layers& layers, const std::vector<size_t>& chosen) {
 }
 double loss_of(const Layers& layers, const std::vector<size_t>& chosen) {
   double loss = 0;
-  for (size_t l = 0; l < layers.size(); ++l) loss += layers[l][chosen[l]].loss;
+  for (size_t l = 0; l < layers.size(); ++l) loss += layers[l][chosen[l]].cost;
   return loss;
 }
 
@@ -76,7 +76,7 @@ TEST(KvPlan, WithinTheBudgetAndNothingLeftThatHelps) {
     for (size_t l = 0; l < layers.size(); ++l)
       for (const KvOption& o : layers[l]) {
         const KvOption& now = layers[l][(*chosen)[l]];
-        EXPECT_FALSE(o.loss < now.loss && o.bytes > now.bytes && total - now.bytes + o.bytes <= 1500) << "layer " << l;
+        EXPECT_FALSE(o.cost < now.cost && o.bytes > now.bytes && total - now.bytes + o.bytes <= 1500) << "layer " << l;
       }
   }
 }

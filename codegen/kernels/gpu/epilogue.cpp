@@ -8,21 +8,20 @@ using ir::Op;
 
 Epilogue::Epilogue(Region& r, const ir::Operation& linear)
     : r_(r), b_(r.b), n_(*linear.operand(1)->type.dim(0).constant()), rows_of_x_(Region::rows_of(linear.operand(0)->type)) {
-  bool after = false;
   for (const ir::Operation& o : r.body.ops) {
-    after = after || &o == &linear;
-    glu_ = glu_ || (after && o.op == Op::Glu);
-    quantize_ = quantize_ || (after && o.op == Op::Quantize);
+    if (!made_of(o.result(), Op::Linear)) continue;   // makes what the linear reads
+    glu_ = glu_ || o.op == Op::Glu;
+    quantize_ = quantize_ || o.op == Op::Quantize;
   }
 }
 
 int64_t Epilogue::column_unit() const { return glu_ && quantize_ ? 64 : glu_ || quantize_ ? 32 : 1; }
 
-bool Epilogue::after_glu(const ir::Value* v) {
+bool Epilogue::made_of(const ir::Value* v, Op op) {
   if (!v->def) return false;
-  if (v->def->op == Op::Glu) return true;
+  if (v->def->op == op) return true;
   for (const ir::Value* o : v->def->operands())
-    if (after_glu(o)) return true;
+    if (made_of(o, op)) return true;
   return false;
 }
 
@@ -35,16 +34,8 @@ void Epilogue::load_early(Ex n0, int64_t columns) {
   const Ex column = b_.let(min(n0 + min(b_.thread(), Ex(columns - 1)), Ex(n_ - 1)));
   for (const ir::Operation& o : r_.body.ops)
     for (const ir::Value* v : o.operands())
-      if (r_.is_argument(v) && v->type.elements() == n_ && !early_.count(v) && o.op != Op::Linear && is_floating(r_.buffer(v).elem) && follows_linear(o))
+      if (r_.is_argument(v) && v->type.elements() == n_ && !early_.count(v) && o.op != Op::Linear && is_floating(r_.buffer(v).elem) && made_of(o.result(), Op::Linear))
         early_[v] = b_.let(cast(Elem::F32, b_.load(r_.buffer(v), column)));
-}
-
-/// Whether it is made of the linear's result, and does not make what that multiplies.
-bool Epilogue::follows_linear(const ir::Operation& o) const {
-  if (o.op == Op::Linear) return true;
-  for (const ir::Value* v : o.operands())
-    if (!r_.is_argument(v) && follows_linear(*v->def)) return true;
-  return false;
 }
 
 Result<Ex> Epilogue::value(const ir::Value* v, const Place& at) {
@@ -94,7 +85,7 @@ Status Epilogue::emit(const Buffer& y, int64_t stride, Ex t0, Ex rows, Ex n0, in
   const int threads = b_.block_threads();
   Status status = ok();
   for (const ir::Value* result : r_.body.returns) {
-    const int64_t share = after_glu(result) ? 2 : 1, width = n_ / share, unit = result->type.dtype == DType::Q8A ? 32 : 1;
+    const int64_t share = made_of(result, Op::Glu) ? 2 : 1, width = n_ / share, unit = result->type.dtype == DType::Q8A ? 32 : 1;
     const int64_t items = columns / share / unit;  // of a row in this tile: elements or blocks
     if (width % unit) return r_.unsupported(*result->def, "needs a multiple of 32 outputs");
     const Ex first = b_.let(n0 / share / unit), worker = b_.let(b_.thread() / unit);

@@ -26,8 +26,7 @@ class Epilogue {
     kir::Ex token, row, column;   ///< token t, row of the tile, column of the value
   };
   Result<kir::Ex> value(const ir::Value* v, const Place& at);
-  bool follows_linear(const ir::Operation& o) const;
-  static bool after_glu(const ir::Value* v);
+  static bool made_of(const ir::Value* v, ir::Op op);   ///< whether such an op is among those that v is computed by
   bool per_column(const ir::Value* v) const;   ///< the same for all rows
 
   Region& r_;

@@ -30,8 +30,6 @@ struct Shape {
   const ir::Operation* linear = nullptr;
   int64_t n = 0, k = 0;
   DType format = DType::F32;
-  int64_t groups = 1;            ///< of 16 rows in a block
-  int warps = 0;                 ///< of a group
   bool swizzled = false;         ///< dense weights in tiles
   bool quantized() const { return ir::info(format).quantized; }
 };
@@ -41,7 +39,6 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
   for (const ir::Operation& o : op.body->ops) {
     if (o.op == Op::Linear && s.linear) return error("kernel ", name, ": two linears in one kernel");
     if (o.op == Op::Linear) s.linear = &o;
-    if (s.linear && (o.op == Op::Glu || o.op == Op::Quantize)) s.groups *= 2;
   }
   const ir::Type &w = s.linear->operand(1)->type, &x = s.linear->operand(0)->type;
   s.n = *w.dim(0).constant();
@@ -51,21 +48,20 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
   s.swizzled = w.layout == ir::Layout::Swizzled;
   if (s.quantized() != packed || s.quantized() != (x.dtype == DType::Q8A))
     return error("kernel ", name, ": linear of ", x.str(), " and ", w.str(), " has no lowering; expected q8a with rows16, or f32 with row-major or swizzled floats");
-  s.warps = int(kDecodeThreads / 32 / s.groups);
   return s;
 }
 
 class Gemv {
  public:
   Gemv(const ir::Operation& op, const Shape& s, const std::string& name, const std::vector<std::string>& dims)
-      : s_(s), r_(op, name, dims, int(s.groups) * s.warps * 32), b_(r_.b), epilogue_(r_, *s.linear),
-        made_here_(!r_.is_argument(s.linear->operand(0))), w_(r_.buffer(s.linear->operand(1))) {
+      : s_(s), r_(op, name, dims, kDecodeThreads), b_(r_.b), epilogue_(r_, *s.linear), groups_(std::max<int64_t>(epilogue_.column_unit() / kRows, 1)),
+        warps_(kDecodeThreads / 32 / groups_), made_here_(!r_.is_argument(s.linear->operand(0))), w_(r_.buffer(s.linear->operand(1))) {
     if (!made_here_) x_ = r_.buffer(s.linear->operand(0));
   }
 
   Result<LoweredKernel> run() {
     const ir::Dim rows = Region::rows_of(s_.linear->operand(0)->type);
-    const int64_t columns = s_.groups * kRows;
+    const int64_t columns = groups_ * kRows;
     const bool single = rows == ir::Dim(1);
     tokens_ = single ? 1 : kTokens;
     // A block alone on its multiprocessor must have more under way than one of four.
@@ -73,10 +69,9 @@ class Gemv {
     // With two rather than three blocks, what is unpacked of formats with supers finds room in registers.
     const int64_t most = !s_.quantized() ? 4 : rows16_format(s_.format).blocks > 1 ? 2 : 3;
     if (single) b_.blocks_together(int(std::min(beside_, most)));
-    single_ = single;
-    sums_ = s_.quantized() ? s_.warps : 1;
-    lane_rows_ = s_.quantized() ? 4 : kRows / s_.warps;
-    partial_ = b_.shared("partial", Elem::F32, s_.groups * sums_ * tokens_ * kRows);
+    sums_ = s_.quantized() ? warps_ : 1;
+    lane_rows_ = s_.quantized() ? 4 : kRows / warps_;
+    partial_ = b_.shared("partial", Elem::F32, groups_ * sums_ * tokens_ * kRows);
     y_ = b_.shared("y", Elem::F32, tokens_ * columns);
     row_size_ = s_.quantized() ? s_.k / 32 * ir::info(DType::Q8A).bytes : s_.k;
     if (made_here_ && !single) return r_.unsupported(*s_.linear, "computes what it multiplies for several rows");
@@ -87,15 +82,15 @@ class Gemv {
     }
     warp_ = b_.let(b_.thread() / 32);
     lane_ = b_.let(b_.thread() % 32);
-    slot_ = b_.let(warp_ / s_.warps);                       // the thread's group in the block
-    group_ = b_.let(b_.task() * s_.groups + slot_);
+    slot_ = b_.let(warp_ / warps_);                       // the thread's group in the block
+    group_ = b_.let(b_.task() * groups_ + slot_);
     Status status = ok();
     if (single) {
-      status = tile(Ex(0), Ex(1), true);
+      status = tile(Ex(0), Ex(1));
     } else {
       b_.grid_wait();
       const Ex m = b_.let(r_.dim(rows));
-      b_.for_(constant({Elem::I32, 1}, 0), m, kTokens, [&](Ex t0) { status = tile(t0, b_.let(min(m - t0, Ex(kTokens))), false); });
+      b_.for_(constant({Elem::I32, 1}, 0), m, kTokens, [&](Ex t0) { status = tile(t0, b_.let(min(m - t0, Ex(kTokens)))); });
     }
     PRISM_CHECK(status);
     return r_.finish(ir::Dim((s_.n + columns - 1) / columns));
@@ -104,14 +99,15 @@ class Gemv {
  private:
   using Raw = std::vector<Ex>;
 
-  /// Tokens t0.. of which `count` are there. With `wait` the weights' first loads begin before the kernels before have ended.
-  Status tile(Ex t0, Ex count, bool wait) {
+  /// Tokens t0.. of which `count` are there.
+  Status tile(Ex t0, Ex count) {
+    t0_ = t0;
     last_token_ = b_.let(t0 + count - Ex(1));
-    if (s_.quantized()) quantized(t0, wait);
-    else dense(t0, wait);
+    if (s_.quantized()) quantized();
+    else dense();
     PRISM_CHECK(made_);
     b_.barrier();
-    const int64_t columns = s_.groups * kRows;
+    const int64_t columns = groups_ * kRows;
     b_.for_(b_.thread(), tokens_ * columns, b_.block_threads(), [&](Ex i) {
       const Ex t = b_.let(i / columns), c = b_.let(i % columns), at = b_.let((c / kRows * (sums_ * tokens_) + t) * kRows + c % kRows);
       Ex sum = b_.load(partial_, at);
@@ -122,11 +118,12 @@ class Gemv {
     return epilogue_.emit(y_, columns, t0, count, b_.let(b_.task() * columns), columns);
   }
 
-  /// Calls use(i, stage, later) for i in [0, count); fetch(i, stage) was called `stages` calls before, and of `later` others after that.
-  void stream(int64_t count, int64_t stages, bool wait, const std::function<void(Ex, int64_t)>& fetch, const std::function<void(Ex, int64_t, int64_t)>& use) {
+  /// Calls use(i, stage, later) for i in [0, count); fetch(i, stage) was called `stages` calls before, and of `later` others after that. Those of a
+  /// single row begin before the kernels before have ended; of several that has been waited for.
+  void stream(int64_t count, int64_t stages, const std::function<void(Ex, int64_t)>& fetch, const std::function<void(Ex, int64_t, int64_t)>& use) {
     const int64_t loops = count / stages - 1;
     for (int64_t a = 0; a < stages; ++a) fetch(Ex(a), a);
-    if (wait) b_.grid_wait();
+    if (tokens_ == 1) b_.grid_wait();
     prepare();
     if (s_.quantized()) {
       mine_ = x_row(min(word_, Ex(tokens_ - 1)));
@@ -145,10 +142,13 @@ class Gemv {
     }
   }
 
+  /// The last iteration, where columns may be past the end, is written out.
+  static bool is_last(const Ex& i, int64_t count) { return i.constant() && *i.constant() == count - 1; }
+
   /// A stage is registers, which never change places, as moving one would wait for its load.
-  void stream_registers(int64_t count, int64_t stages, bool wait, const std::function<Raw(Ex)>& raw, const std::function<void(Ex, const Raw&)>& use) {
+  void stream_registers(int64_t count, int64_t stages, const std::function<Raw(Ex)>& raw, const std::function<void(Ex, const Raw&)>& use) {
     std::vector<Raw> loaded(size_t(std::min(stages, count)));
-    stream(count, std::min(stages, count), wait,
+    stream(count, std::min(stages, count),
            [&](Ex i, int64_t stage) {
              Raw& mine = loaded[size_t(stage)];
              const Raw next = raw(i);
@@ -162,7 +162,7 @@ class Gemv {
 
   /// Brings the tokens' rows of x to shared memory, or computes the one there is; after grid_wait.
   void prepare() {
-    if (single_) epilogue_.load_early(b_.let(b_.task() * (s_.groups * kRows)), s_.groups * kRows);
+    if (tokens_ == 1) epilogue_.load_early(b_.let(b_.task() * (groups_ * kRows)), groups_ * kRows);
     if (made_here_) {
       auto made = row_in_memory(r_, s_.linear->operand(0));
       if (made) stage_ = *made;
@@ -184,18 +184,17 @@ class Gemv {
 
   // --- quantized -----------------------------------------------------------------------------------------------------
 
-  void quantized(Ex t0, bool wait) {
-    t0_ = t0;
+  void quantized() {
     acc_.clear();
     for (int i = 0; i < 4; ++i) acc_.push_back(b_.var(constant({Elem::F32, 1}, 0)));
     word_ = b_.let(lane_ % 4);
     half_ = b_.let(lane_ / 16);
     column_half_ = b_.let(lane_ / 4 % 2);
-    const Ex quad = b_.let(lane_ / 4 % 4), share = b_.let(warp_ % s_.warps);
+    const Ex quad = b_.let(lane_ / 4 % 4), share = b_.let(warp_ % warps_);
     const Rows16Lane rows(b_, s_.format, w_, quad, word_);
     const Ex base = b_.let(cast(Elem::I64, group_) * rows16_group_bytes(s_.format, s_.k));
-    if (rows.has_supers()) by_supers(rows, base, share, wait);
-    else by_pairs(rows, base, share, wait);
+    if (rows.has_supers()) by_supers(rows, base, share);
+    else by_pairs(rows, base, share);
     // A lane has four rows of token lane % 4, of one half of the blocks.
     for (Ex& a : acc_) a = b_.let(a + b_.shuffle_xor(a, 16));
     b_.if_(lane_ < Ex(16), [&] {
@@ -204,13 +203,13 @@ class Gemv {
   }
 
   /// Pairs of blocks, a lane's half of the warp having one.
-  void by_pairs(const Rows16Lane& rows, Ex base, Ex share, bool wait) {
-    const int64_t blocks = s_.k / 32, count = (blocks + 2 * s_.warps - 1) / (2 * s_.warps);
-    ragged_ = count * 2 * s_.warps != blocks;
-    const auto block = [&](Ex i, Ex half) { return b_.let((share + i * s_.warps) * 2 + half); };
-    const auto there = [&](Ex k) { return ragged_ ? b_.let(min(k, Ex(blocks - 1))) : k; };
-    stream_registers(count, tokens_ == 1 && beside_ <= 2 ? 6 : 4, wait, [&](Ex i) { return rows.load(base, there(block(i, half_))); }, [&](Ex i, const Raw& raw) {
-      const bool may_end = ragged_ && i.constant() && *i.constant() == count - 1;
+  void by_pairs(const Rows16Lane& rows, Ex base, Ex share) {
+    const int64_t blocks = s_.k / 32, count = (blocks + 2 * warps_ - 1) / (2 * warps_);
+    const bool ragged = count * 2 * warps_ != blocks;
+    const auto block = [&](Ex i, Ex half) { return b_.let((share + i * warps_) * 2 + half); };
+    const auto there = [&](Ex k) { return ragged ? b_.let(min(k, Ex(blocks - 1))) : k; };
+    stream_registers(count, tokens_ == 1 && beside_ <= 2 ? 6 : 4, [&](Ex i) { return rows.load(base, there(block(i, half_))); }, [&](Ex i, const Raw& raw) {
+      const bool may_end = ragged && is_last(i, count);
       const Ex k = block(i, half_);
       const Bytes x = load_x(there(block(i, column_half_)), may_end ? there(k) : k, rows.parts(), may_end ? k < Ex(blocks) : Ex());
       for (int r = 0; r < 4; r += 2) {
@@ -225,15 +224,15 @@ class Gemv {
   }
 
   /// All blocks that share a d and an m at once: those multiply sums of them.
-  void by_supers(const Rows16Lane& rows, Ex base, Ex share, bool wait) {
-    const int64_t pairs = rows.blocks() / 2, supers = s_.k / 32 / rows.blocks(), count = (supers + s_.warps - 1) / s_.warps;
-    ragged_ = count * s_.warps != supers;
+  void by_supers(const Rows16Lane& rows, Ex base, Ex share) {
+    const int64_t pairs = rows.blocks() / 2, supers = s_.k / 32 / rows.blocks(), count = (supers + warps_ - 1) / warps_;
+    const bool ragged = count * warps_ != supers;
     const auto there = [&](Ex i) {
-      const Ex super = b_.let(share + i * s_.warps);
-      return ragged_ ? b_.let(min(super, Ex(supers - 1))) : super;
+      const Ex super = b_.let(share + i * warps_);
+      return ragged ? b_.let(min(super, Ex(supers - 1))) : super;
     };
     size_t of_block = 0;
-    stream_registers(count, tokens_ == 1 && beside_ <= 2 ? 3 : 2, wait, [&](Ex i) {
+    stream_registers(count, tokens_ == 1 && beside_ <= 2 ? 3 : 2, [&](Ex i) {
       const Ex super = there(i);
       Raw raw = rows.load_super(base, super);
       for (int64_t p = 0; p < pairs; ++p) {
@@ -243,8 +242,8 @@ class Gemv {
       }
       return raw;
     }, [&](Ex i, const Raw& raw) {
-      const bool may_end = ragged_ && i.constant() && *i.constant() == count - 1;
-      const Ex super = there(i), counted = may_end ? b_.let(share + i * s_.warps < Ex(supers)) : Ex();
+      const bool may_end = ragged && is_last(i, count);
+      const Ex super = there(i), counted = may_end ? b_.let(share + i * warps_ < Ex(supers)) : Ex();
       std::vector<Ex> scaled, least;
       for (int r = 0; r < 4; ++r) {
         scaled.push_back(b_.var(constant({Elem::F32, 1}, 0)));
@@ -322,26 +321,25 @@ class Gemv {
 
   // --- dense ---------------------------------------------------------------------------------------------------------
 
-  void dense(Ex t0, bool wait) {
-    t0_ = t0;
+  void dense() {
     acc_.clear();
     for (int64_t i = 0; i < tokens_ * lane_rows_; ++i) acc_.push_back(b_.var(constant({Elem::F32, 1}, 0)));
     const int64_t widest = 16 / elem_bytes(w_.elem), chunk = s_.k % widest == 0 ? widest : 1, piece = std::min<int64_t>(chunk, 4);
     const int64_t chunks = s_.k / chunk, count = (chunks + 31) / 32;
-    ragged_ = chunks % 32 != 0;
-    const Ex first = b_.let(warp_ % s_.warps * lane_rows_);
+    const bool ragged = chunks % 32 != 0;
+    const Ex first = b_.let(warp_ % warps_ * lane_rows_);
     const auto address = s_.swizzled ? swizzled_rows(first) : rows_of_w(first, chunk);
     const auto place = [&](Ex i) {
       const Ex c = b_.let(lane_ + i * 32);
-      return ragged_ ? b_.let(min(c, Ex(chunks - 1))) : c;
+      return ragged ? b_.let(min(c, Ex(chunks - 1))) : c;
     };
     const auto add = [&](Ex i, const Raw& raw) {
       const Ex c = b_.let(lane_ + i * 32);
-      if (ragged_ && i.constant() && *i.constant() == count - 1) b_.if_(c < Ex(chunks), [&] { add_chunk(c, raw, chunk, piece); });
+      if (ragged && is_last(i, count)) b_.if_(c < Ex(chunks), [&] { add_chunk(c, raw, chunk, piece); });
       else add_chunk(c, raw, chunk, piece);
     };
     if (chunk != widest) {
-      stream_registers(count, 2, wait, [&](Ex i) {
+      stream_registers(count, 2, [&](Ex i) {
         Raw raw;
         const Ex c = place(i);
         for (int64_t r = 0; r < lane_rows_; ++r) raw.push_back(b_.load({w_.elem, int(chunk)}, w_, address(c, r)));
@@ -354,7 +352,7 @@ class Gemv {
       const int64_t stages = std::min(count, std::clamp<int64_t>(room, 2, most));
       const Buffer ring = b_.shared("w", w_.elem, stages * bytes / elem_bytes(w_.elem));
       const auto slot = [&](int64_t stage, int64_t r) { return b_.thread() * chunk + Ex((stage * lane_rows_ + r) * b_.block_threads() * chunk); };
-      stream(count, stages, wait,
+      stream(count, stages,
              [&](Ex i, int64_t stage) {
                const Ex c = place(i);
                for (int64_t r = 0; r < lane_rows_; ++r) b_.async_copy(ring, slot(stage, r), w_, address(c, r));
@@ -398,11 +396,11 @@ class Gemv {
   Region r_;
   Builder& b_;
   Epilogue epilogue_;
+  const int64_t groups_, warps_;   ///< of 16 rows in a block; of a group
   const bool made_here_;           ///< x is computed by the block: a norm of one row
   Status made_ = ok();
   Buffer x_;                       ///< if it is not
   const Buffer& w_;
-  bool single_ = false;            ///< there is one row
   int64_t tokens_ = 1, sums_ = 1;  ///< sums_: of a group's output, from different warps
   int64_t beside_ = 1;             ///< blocks on a multiprocessor, about
   int64_t lane_rows_ = 4;          ///< of a group, that a lane has columns of
@@ -411,7 +409,6 @@ class Gemv {
   int64_t row_size_ = 0, piece_ = 1;   ///< of x: elements of a row, and of 16 bytes
   bool staged_ = false;
   Buffer stage_;                   ///< [token][row_size_]: x, if staged_
-  bool ragged_ = false;            ///< in the last iteration some columns are past the end
   Ex warp_, lane_, slot_, group_, last_token_, t0_;
   // Quantized: the lane's word of a block, which of the warp's two blocks it has, that of its column of operand b; where in x() its
   // token begins, and the words of its column's token.
