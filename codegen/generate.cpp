@@ -65,10 +65,11 @@ class Generator {
     p_.producer = "prism " PRISM_VERSION;
     for (const auto& [symbol, range] : m_.dims) p_.dims.push_back(symbol);
     p_.dims.push_back("ctx");
-    if (compressed()) {
+    if (any_cache([](const ir::Type& kv) { return kv.is_compressed(); })) {
       p_.dims.insert(p_.dims.end(), {rt::kDemotedDim, rt::kDemoteDim});
       p_.required_features.push_back(rt::kKvPagesFeature);
     }
+    if (any_cache([](const ir::Type& kv) { return kv.ring > 0; })) p_.required_features.push_back(rt::kKvRingFeature);
     for (const auto& [key, value] : m_.attrs) {
       if (key == "context_length") p_.context_length = std::get<int64_t>(value);
       if (key == "vocab_size") p_.vocab = std::get<int64_t>(value);
@@ -82,11 +83,8 @@ class Generator {
   }
 
  private:
-  bool compressed() const {
-    for (const auto& g : m_.graphs)
-      for (const auto& a : g->args)
-        if (a->type.is_compressed()) return true;
-    return false;
+  bool any_cache(llvm::function_ref<bool(const ir::Type&)> holds) const {
+    return llvm::any_of(m_.graphs, [&](const auto& g) { return llvm::any_of(g->args, [&](const auto& a) { return a->type.is_kv() && holds(a->type); }); });
   }
 
   Result<int64_t> attr_int(const std::string& key) {
@@ -151,6 +149,9 @@ class Generator {
       if (o.op != ir::Op::FlashAttention && !append) continue;
       const int64_t most = o.operand(append ? 1 : 0)->type.dim(0).bounds(passes::entry_ranges(m_, g)).hi, said = o.attr<int64_t>("most_tokens");
       if (said < most) return error("graph @", g.name, ": ", ir::info(o.op).mnemonic, ": most_tokens: found ", said, ", expected at least ", most);
+      if (append) continue;
+      const int64_t ring = o.operand(1)->type.ring, window = o.attr<int64_t>("window");
+      if (ring && (!window || ring < window - 1 + most)) return error("graph @", g.name, ": ", ir::info(o.op).mnemonic, " of a cache with ring=", ring, ": found a window of ", window, " and ", most, " tokens, expected all of them to fit");
     }
     return ok();
   }
@@ -180,7 +181,7 @@ class Generator {
         PRISM_CHECK(cache_type(*a));
         const uint32_t layer = uint32_t(kv_layer.size());
         kv_layer[a.get()] = layer;
-        rt::KvLayer spec{std::string(ir::info(a->type.dtype).name), *a->type.dim(1).constant(), *a->type.dim(2).constant(), 0, a->type.key_bits, a->type.value_bits};
+        rt::KvLayer spec{std::string(ir::info(a->type.dtype).name), *a->type.dim(1).constant(), *a->type.dim(2).constant(), 0, a->type.key_bits, a->type.value_bits, a->type.ring};
         if (p_.kv.size() <= layer) p_.kv.push_back(spec);
         continue;
       }

@@ -21,6 +21,9 @@ struct KvBits {
   std::string str() const { return "k" + std::to_string(key) + "v" + std::to_string(value); }
 };
 
+/// In place of bits: no position of the layer is ever demoted.
+inline constexpr std::string_view kKvExact = "exact";
+
 /// How K or V of a compressed cache is laid out.
 rt::KvPlane kv_plane(const Type& kv, bool keys);
 

@@ -1,5 +1,6 @@
 #include "ir/type.h"
 
+#include <charconv>
 #include <optional>
 
 #include "ir/kv_pages.h"
@@ -47,9 +48,10 @@ Result<Shape> parse_shape(std::string_view text) {
 
 std::string Type::str() const {
   const std::string name(info(dtype).name);
-  std::string bits;
-  if (is_compressed()) bits = ",k" + std::to_string(key_bits) + "v" + std::to_string(value_bits);
-  std::string out = (is_kv() ? "kv<" + name + bits + ">" : name) + "[" + shape_str(shape) + "]";
+  std::string kept;
+  if (is_compressed()) kept = ",k" + std::to_string(key_bits) + "v" + std::to_string(value_bits);
+  if (ring) kept += ",ring=" + std::to_string(ring);
+  std::string out = (is_kv() ? "kv<" + name + kept + ">" : name) + "[" + shape_str(shape) + "]";
   if (layout != Layout::RowMajor) out += "{" + std::string(layout_name(layout)) + "}";
   return out;
 }
@@ -66,12 +68,18 @@ Result<Type> Type::parse(std::string_view text) {
   if (name.starts_with("kv<") && name.ends_with(">")) {
     t.kind = TypeKind::Kv;
     name = name.substr(3, name.size() - 4);
-    if (const size_t comma = name.find(','); comma != name.npos) {
-      const auto bits = KvBits::parse(name.substr(comma + 1));
+    for (size_t comma; (comma = name.rfind(',')) != name.npos; name = name.substr(0, comma)) {
+      std::string_view kept = name.substr(comma + 1);
+      if (kept.starts_with("ring=")) {
+        kept.remove_prefix(5);
+        const auto [end, error] = std::from_chars(kept.data(), kept.data() + kept.size(), t.ring);
+        if (error != std::errc() || end != kept.data() + kept.size() || t.ring < 1 || t.ring % rt::kKvPage) return fail("ring= with a positive multiple of " + std::to_string(rt::kKvPage));
+        continue;
+      }
+      const auto bits = KvBits::parse(kept);
       if (!bits) return fail(bits.message());
       t.key_bits = bits->key;
       t.value_bits = bits->value;
-      name = name.substr(0, comma);
     }
   }
   const auto dtype = dtype_from_name(name);

@@ -13,7 +13,7 @@ struct Named {
 
 // canonicalize comes again after specialize-entry-points because `tail` of all rows goes away there.
 #define BEFORE_TYPES(prefill) \
-  "canonicalize,constant-fold,cse,dce,specialize-entry-points{prefill=" prefill "},canonicalize,cse,fuse-attention,fuse-projections,"
+  "canonicalize,constant-fold,cse,dce,specialize-entry-points{prefill=" prefill "},canonicalize,cse,bound-kv-caches,fuse-attention,fuse-projections,"
 #define AFTER_TYPES(dense, fuse_options) ",pack-weights{dense=" dense "},dce,fuse-epilogues" fuse_options ",plan-memory"
 constexpr Named kPipelines[] = {
     {"cpu", BEFORE_TYPES("512") "quantize-activations" AFTER_TYPES("rows16", "")},

@@ -15,7 +15,7 @@ using namespace ir;
 
 namespace {
 
-/// "k4v3" or "k4v3*2/k8v8/...", the bits of each layer.
+/// "k4v3" or "k4v3*2/k8v8/exact/...", the bits of each layer; none where it stays exact.
 Result<std::vector<KvBits>> parse_bits(llvm::StringRef text, size_t layers) {
   std::vector<KvBits> all;
   llvm::SmallVector<llvm::StringRef> items;
@@ -25,9 +25,13 @@ Result<std::vector<KvBits>> parse_bits(llvm::StringRef text, size_t layers) {
     unsigned count = 1;
     if (item.contains('*') && (!llvm::to_integer(times, count, 10) || count < 1 || count > layers))
       return error("option bits: found '", times.str(), "' after *, expected 1 to ", layers);
-    const auto parsed = KvBits::parse(bits);
-    if (!parsed) return error("option bits: expected ", parsed.message());
-    all.insert(all.end(), count, *parsed);
+    KvBits parsed;
+    if (bits != llvm::StringRef(kKvExact)) {
+      const auto found = KvBits::parse(bits);
+      if (!found) return error("option bits: expected ", found.message(), ", or ", std::string(kKvExact));
+      parsed = *found;
+    }
+    all.insert(all.end(), count, parsed);
   }
   if (all.size() == 1) all.assign(layers, all[0]);
   if (all.size() != layers) return error("option bits: found bits of ", all.size(), " layers, expected ", layers, ", or one for all");
@@ -99,7 +103,7 @@ Status plan_kv_compression(Module& m, const Options& options) {
     PRISM_TRY(const auto bits, parse_bits(options.get("bits", "k4v4"), appends.size()));
     for (size_t i = 0; i < appends.size(); ++i) {
       const Type& type = appends[i]->operand(0)->type;
-      if (reads_newest_only(*appends[i])) continue;
+      if (!bits[i].key || reads_newest_only(*appends[i])) continue;
       if (type.is_compressed()) return error("kv cache %", appends[i]->operand(0)->name, " is ", type.str(), " already");
       const auto size = type.dim(2).constant();
       if (!size || *size % 32) return error("kv cache %", appends[i]->operand(0)->name, ": found ", type.str(), ", expected heads of a multiple of 32");

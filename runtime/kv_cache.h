@@ -19,14 +19,13 @@ class KvLayout {
   uint64_t bytes() const { return bytes_; }
   uint64_t k(size_t layer) const { return planes_[2 * layer]; }
   uint64_t v(size_t layer) const { return planes_[2 * layer + 1]; }
+  /// Of a cache in use: what a ring has written over is not counted.
   KvStats stats(int64_t positions, int64_t capacity) const;
 
  private:
-  std::string dtype_;
+  std::vector<KvLayer> layers_;
   std::vector<uint64_t> planes_;  // offsets of K and V of each layer
-  uint64_t bytes_ = 0, f32_bytes_per_position_ = 0;
-  uint64_t bytes_per_position_ = 0;               // of layers that are not compressed
-  uint64_t exact_bytes_ = 0, page_bytes_ = 0;     // of those that are: of the exact positions, of a page
+  uint64_t bytes_ = 0;
 };
 
 /// "llama: KV cache of 4096 positions (see --ctx)": begins error messages about its memory.

@@ -112,15 +112,17 @@ struct Weight {
   int64_t interleave = 0;
 };
 
-/// One layer of the KV cache. K: [heads][capacity/16][head_size][16], V: [heads][capacity][head_size], of f16, bf16 or f32;
-/// capacity (the dim "ctx") is a multiple of 64. A layer with bits is compressed and laid out as runtime/base/kv_pages.h says; `dtype` is
+/// One layer of the KV cache. K: [heads][room/16][head_size][16], V: [heads][room][head_size], of f16, bf16 or f32; room is the
+/// capacity (the dim "ctx", a multiple of 64), or less where a window reads no more: position p is at p % ring. A layer with bits is compressed and laid out as runtime/base/kv_pages.h says; `dtype` is
 /// that of its newest positions.
 struct KvLayer {
   std::string dtype;
   int64_t heads = 0, head_size = 0;
   int64_t window = 0;         ///< > 0: only the last `window` positions are read
   int64_t key_bits = 0, value_bits = 0;
+  int64_t ring = 0;           ///< > 0: positions that are kept if the capacity is larger, a multiple of 64
 
+  int64_t room(int64_t capacity) const { return ring ? std::min(ring, capacity) : capacity; }
   bool compressed() const { return key_bits > 0; }
   std::string name() const { return compressed() ? "k" + std::to_string(key_bits) + "v" + std::to_string(value_bits) : dtype; }
 };
@@ -130,6 +132,8 @@ constexpr const char* kDemotedDim = "demoted";
 constexpr const char* kDemoteDim = "demote";
 /// The feature that they require of what runs them.
 constexpr const char* kKvPagesFeature = "kv-pages";
+/// The same of programs with a ring.
+constexpr const char* kKvRingFeature = "kv-ring";
 
 /// The file the weights come from when they are not in the executable.
 struct ModelReference {

@@ -282,7 +282,10 @@ class LanguageSession final : public Session {
 
   /// Can a step begin at `positions`, after the cache has held `reached_`? What it reads exactly must still be there.
   bool kept(int64_t positions) const {
-    if (!at_.demoted || positions == 0) return true;
+    if (positions == 0) return true;
+    for (const KvLayer& l : program_->kv)
+      if (const int64_t room = l.room(round_up_context(capacity_)); l.ring && std::max<int64_t>(positions - l.window + 1, 0) + room < reached_) return false;
+    if (!at_.demoted) return true;
     const int64_t groups = ceil_div(reached_, kKvGroup) - demoted_pages(positions) * (kKvPage / kKvGroup);
     return groups <= kKvRing;
   }

@@ -123,6 +123,8 @@ class Validator {
     PRISM_CHECK(range(what + ": heads", l.heads, 1, kMaxKvHeads));
     PRISM_CHECK(range(what + ": head size", l.head_size, 1, kMaxKvHeadSize));
     PRISM_CHECK(range(what + ": window", l.window, 0, kMaxDim));
+    PRISM_CHECK(range(what + ": ring", l.ring, l.ring ? std::max<int64_t>(l.window, 1) : 0, l.window ? kMaxDim : 0));
+    if (l.ring % kKvPage) return error(file_, ": ", what, ": ring: found ", l.ring, ", expected a multiple of ", kKvPage);
     if (!l.key_bits && !l.value_bits) return ok();
     PRISM_CHECK(range(what + ": bits of keys", l.key_bits, kKvLeastBits, kKvMostBits));
     PRISM_CHECK(range(what + ": bits of values", l.value_bits, kKvLeastBits, kKvMostBits));

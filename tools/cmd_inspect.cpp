@@ -65,6 +65,19 @@ std::string arg_text(const rt::Program& p, const rt::Arg& a) {
   return {};
 }
 
+/// Layers by what their caches are, in the order of the first of each.
+std::vector<std::pair<std::string, size_t>> kv_kinds(const std::vector<rt::KvLayer>& layers) {
+  std::vector<std::pair<std::string, size_t>> kinds;
+  for (const rt::KvLayer& l : layers) {
+    std::string kind = l.name() + ", " + std::to_string(l.heads) + " heads of " + std::to_string(l.head_size);
+    if (l.ring) kind += ", the newest " + std::to_string(l.ring) + " positions for a window of " + std::to_string(l.window);
+    const auto known = std::ranges::find(kinds, kind, &std::pair<std::string, size_t>::first);
+    if (known == kinds.end()) kinds.emplace_back(kind, 1);
+    else ++known->second;
+  }
+  return kinds;
+}
+
 Status inspect_prx(const std::string& path) {
   PRISM_TRY(auto p, rt::read_description(path));
   PRISM_TRY(auto metadata, metadata_of(p, path));
@@ -74,7 +87,10 @@ Status inspect_prx(const std::string& path) {
   for (const rt::Code& c : p.codes) printf("code           %s, isa %s, %s\n", c.target.c_str(), c.isa.c_str(), c.format.c_str());
   if (p.weights_embedded) printf("weights        embedded, %.1f MiB in %zu tensors\n", double(p.weight_bytes) / 1048576, p.weights.size());
   else printf("weights        packed on load from %s, %.1f MiB in %zu tensors\n", printable(p.model.path, 1000).c_str(), double(p.weight_bytes) / 1048576, p.weights.size());
-  if (!p.kv.empty()) printf("kv cache       %zu layers, %s, %lld heads of %lld\n", p.kv.size(), p.kv[0].name().c_str(), (long long)p.kv[0].heads, (long long)p.kv[0].head_size);
+  for (const char* title = "kv cache      "; const auto& [kind, layers] : kv_kinds(p.kv)) {
+    printf("%s %zu layers, %s\n", title, layers, kind.c_str());
+    title = "              ";
+  }
   printf("\nentry points\n");
   for (const rt::EntryPoint& e : p.entries) {
     printf("  %s: %zu launches, arena %.2f MiB", e.name.c_str(), e.launches.size(), double(e.arena_bytes) / 1048576);

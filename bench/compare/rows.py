@@ -9,7 +9,7 @@ class Row:
     tokens: int
     threads: int = 2
     depth: int = 0      # positions in the cache before
-    bar: float = 1.0    # the ratio to the fastest rival that is to be reached
+    bar: float = 1.0    # the ratio to llama.cpp that is to be reached
 
     @property
     def name(self):

@@ -88,8 +88,8 @@ def result_of(row, samples, by_rival, amounts, limits):
     fastest = max(fastest_variants, key=lambda name: fastest_variants[name]["median"])
     out = {"name": row.name, "model": row.model, "phase": row.phase, "tokens": row.tokens, "threads": row.threads, "depth": row.depth,
            "bar": row.bar, "prism": summary(samples), "rivals": fastest_variants, "fastest": fastest, **amounts}
-    out["ratio"] = out["prism"]["median"] / fastest_variants[fastest]["median"]
-    out["reached"] = out["ratio"] >= row.bar
+    out["ratios"] = {name: out["prism"]["median"] / rival["median"] for name, rival in fastest_variants.items()}
+    out["reached"] = out["ratios"][engines.LLAMA_CPP.name] >= row.bar
     out["of_limit"], out["limit"] = report.limit_of(out, limits) or (None, None)
     return out
 

@@ -41,7 +41,8 @@ class Append {
         PRISM_TRY(Chain k, trace(append.operand(1)));
         PRISM_TRY(Chain val, trace(append.operand(2)));
         tokens = append.operand(1)->type.dim(0);
-        const Ex past = b_.let(r_.dim(kv->type.dim(0))), ctx = b_.dim("ctx");
+        const Ex past = b_.let(r_.dim(kv->type.dim(0))), room = r_.kv_room(kv->type);
+        const ir::Type type = kv->type;
         if (kv->type.is_compressed()) {
           PRISM_CHECK(open_stores(append));
           for (const KvStore* store : {&stores_->keys, &stores_->values})
@@ -52,12 +53,12 @@ class Append {
         const int64_t d = k.size, dv = val.size;
         parts.push_back({k, [=, this](Ex token, Ex head, const Buffer& x) {
           // K is tiled: [head][position/16][size][16].
-          const Ex pos = b_.let(past + token);
-          const Ex at = b_.let(head * ctx * d + pos / 16 * (d * 16) + pos % 16);
+          const Ex pos = b_.let(Region::kv_slot(type, past + token));
+          const Ex at = b_.let(head * room * d + pos / 16 * (d * 16) + pos % 16);
           work_.over_each(d, [&](Ex i) { b_.store(keys, at + i * 16, cast(keys.elem, b_.load(x, x0_ + i))); });
         }});
         parts.push_back({val, [=, this](Ex token, Ex head, const Buffer& x) {
-          const Ex at = b_.let((head * ctx + past + token) * dv);
+          const Ex at = b_.let((head * room + Region::kv_slot(type, past + token)) * dv);
           work_.over(dv, [&](Ex i, int l) { b_.store(values, at + i, cast(values.elem, b_.load(x, x0_ + i, l))); });
         }});
       } else {

@@ -30,6 +30,7 @@ Status CpuAttention::read(int64_t unit) {
   if (!(scale_ > 0)) return r_.unsupported(*op_, "a scale that is not positive");
   for (const ir::Value* result : r_.body.returns)
     if (result->type.dtype == DType::Q8A && d_ % 32) return r_.unsupported(*op_, "q8a result needs a head size that is a multiple of 32");
+  if (kv->type.ring % tile_k_) return r_.unsupported(*op_, "a ring of " + std::to_string(kv->type.ring) + " positions must have whole tiles of " + std::to_string(tile_k_) + " keys");
   while (!r_.is_argument(q) && q->def->op == Op::Reshape) q = q->def->operand(0);
   queries_ = r_.buffer(q);
   keys_ = r_.keys(kv);
@@ -101,11 +102,11 @@ LoweredKernel CpuAttention::finish_tiles() {
 void CpuAttention::set_head(Ex head) {
   head0_ = b_.let(head);
   kv_head_ = b_.let(head0_ / (heads_ / kv_heads_));
-  if (!compressed()) plane_ = b_.let(kv_head_ * b_.dim("ctx") * d_);
+  if (!compressed()) plane_ = b_.let(kv_head_ * r_.kv_room(cache_type()) * d_);
 }
 
 Ex CpuAttention::group_at(bool keys, Ex key0, Ex g, Part part) {
-  if (!compressed()) return b_.let(plane_ + (key0 + g * kLanes) * d_);
+  if (!compressed()) return b_.let(plane_ + (Region::kv_slot(cache_type(), key0) + g * kLanes) * d_);
   const KvStore& store = keys ? stores_->keys : stores_->values;
   return part == Part::Sinks ? store.sinks(kv_head_) : store.group(kv_head_, b_.let(key0 / rt::kKvGroup + g));
 }

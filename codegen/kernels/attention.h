@@ -17,6 +17,7 @@ class CpuAttention {
   /// Finds the region's attention and its sizes; the run-time ones become values. Sizes must be multiples of `unit`.
   Status read(int64_t unit);
   const ir::Type& query_type() const { return op_->operand(0)->type; }
+  const ir::Type& cache_type() const { return op_->operand(1)->type; }
 
   /// What a tile of keys is: any that the queries see, or of a compressed cache those not demoted, those demoted, the first.
   enum class Part { All, Exact, Demoted, Sinks };

@@ -18,7 +18,7 @@ int64_t stage_groups(int64_t most_tokens) {
 }  // namespace
 
 KvStore::KvStore(Region& r, const ir::Value* kv, bool keys, const std::optional<Buffer>& stage, int64_t most_tokens)
-    : b_(r.b), plane_(keys ? r.keys(kv) : r.values(kv)), stage_(stage), shape_(ir::kv_plane(kv->type, keys)), element_(Region::elem_of(kv->type)), stage_groups_(stage_groups(most_tokens)) {}
+    : r_(r), b_(r.b), type_(kv->type), plane_(keys ? r.keys(kv) : r.values(kv)), stage_(stage), shape_(ir::kv_plane(kv->type, keys)), element_(Region::elem_of(kv->type)), stage_groups_(stage_groups(most_tokens)) {}
 
 KvStores open_kv_stores(Region& r, const ir::Value* kv, int64_t most_tokens) {
   const rt::KvPlane shape = ir::kv_plane(kv->type, true);
@@ -40,12 +40,12 @@ Ex KvStore::ring(Ex head, Ex group) const {
 }
 
 Ex KvStore::codes(Ex page, Ex head) const {
-  return b_.let((page * shape_.heads + head) * rt::kv_code_bytes(shape_.size, shape_.bits) + Ex(shape_.exact_bytes()));
+  return b_.let((page_slot(page) * shape_.heads + head) * rt::kv_code_bytes(shape_.size, shape_.bits) + Ex(shape_.exact_bytes()));
 }
 
 Ex KvStore::scales(Ex page, Ex head) const {
-  const Ex begin = b_.dim("ctx") / rt::kKvPage * (shape_.heads * rt::kv_code_bytes(shape_.size, shape_.bits)) + Ex(shape_.exact_bytes());
-  return b_.let(begin + (page * shape_.heads + head) * rt::kv_scale_bytes(shape_.size, shape_.keys));
+  const Ex begin = r_.kv_room(type_) / rt::kKvPage * (shape_.heads * rt::kv_code_bytes(shape_.size, shape_.bits)) + Ex(shape_.exact_bytes());
+  return b_.let(begin + (page_slot(page) * shape_.heads + head) * rt::kv_scale_bytes(shape_.size, shape_.keys));
 }
 
 std::vector<Ex> KvStore::words(Ex codes, Ex block) const {

@@ -50,9 +50,12 @@ class KvStore {
  private:
   int64_t bases_at() const { return means_at() + (shape_.keys ? shape_.size : 0); }
   kir::Ex f32(kir::Ex at) const { return b_.let(b_.load({kir::Elem::F32, 1}, plane_, at)); }
+  kir::Ex page_slot(kir::Ex page) const { return type_.ring ? page % (type_.ring / rt::kKvPage) : page; }
   kir::Ex ring_at(kir::Ex head, kir::Ex slot) const { return (head * rt::kKvExactGroups + slot) * shape_.group_bytes(); }
 
+  Region& r_;
   kir::Builder& b_;
+  ir::Type type_;
   kir::Buffer plane_;
   std::optional<kir::Buffer> stage_;
   rt::KvPlane shape_;

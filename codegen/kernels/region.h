@@ -56,6 +56,9 @@ class Region {
   bool is_returned(const ir::Value* v) const { return body.returned(v); }
   const kir::Buffer& keys(const ir::Value* kv) const { return keys_.at(kv); }
   const kir::Buffer& values(const ir::Value* kv) const { return values_.at(kv); }
+  /// Positions that a cache's planes have room for, and where one of them is.
+  kir::Ex kv_room(const ir::Type& kv) { return kv.ring ? min(b.dim("ctx"), kir::Ex(kv.ring)) : b.dim("ctx"); }
+  static kir::Ex kv_slot(const ir::Type& kv, kir::Ex position) { return kv.ring ? position % kv.ring : position; }
 
   kir::Ex dim(ir::Dim d);                            ///< value of a size
   static kir::Elem elem_of(const ir::Type& t);       ///< unit of indices of a buffer of that type

@@ -81,12 +81,12 @@ TEST_F(Compare, MediansOfTurnsAgainstTheFasterSetting) {
   EXPECT_EQ(prefill["prism"]["median"], 40);
   EXPECT_EQ(prefill["rivals"]["llama.cpp"]["median"], 80);
   EXPECT_EQ(prefill["rivals"]["llama.cpp"]["variant"], "-fa 1");
-  EXPECT_EQ(prefill["ratio"], 0.5);
+  EXPECT_EQ(prefill["ratios"]["llama.cpp"], 0.5);
   EXPECT_EQ(prefill["reached"], false);
   EXPECT_EQ(prefill["limit"], "bf16");
   EXPECT_EQ(prefill["of_limit"], 0.1);  // 1000 operations a token, 40 tokens/s
   EXPECT_EQ(decode["rivals"]["llama.cpp"]["variant"], "-fa 0");
-  EXPECT_EQ(decode["ratio"], 1.25);
+  EXPECT_EQ(decode["ratios"]["llama.cpp"], 1.25);
   EXPECT_EQ(decode["reached"], true);
   EXPECT_EQ(decode["limit"], "read");
   EXPECT_EQ(decode["of_limit"], 0.25);

@@ -45,7 +45,7 @@ class FlashKernel {
     auto module = ir::parse(text, "text"), reference = ir::parse(text, "text");
     EXPECT_TRUE(module) << module.message() << "\n" << text;
     if (!module) return;
-    auto steps = passes::parse_pipeline("fuse-attention,fuse-epilogues");
+    auto steps = passes::parse_pipeline("bound-kv-caches,fuse-attention,fuse-epilogues");
     EXPECT_TRUE(steps) << steps.message();
     const Status status = passes::Manager().run(**module, *steps);
     EXPECT_TRUE(status) << status.message();
@@ -82,13 +82,16 @@ class FlashKernel {
   Result run(OnTarget& code, int64_t tokens, int64_t past, uint64_t seed = 1) const {
     const int64_t total = past + tokens, context = (total + 63) / 64 * 64 + 64, width = a_.heads * a_.size;
     auto q = encoded(queries_.data() + past * width, size_t(tokens * width), a_.queries);
-    std::vector<uint16_t> keys(size_t(context * a_.kv_heads * a_.size)), values(keys.size());
-    for (int64_t p = 0; p < context; ++p)
+    const int64_t ring = module_->graphs[0]->args[1]->type.ring, room = ring ? std::min(ring, context) : context;
+    // Past the end: what an earlier conversation left.
+    std::vector<uint16_t> keys(size_t(room * a_.kv_heads * a_.size), f32_to_f16(300.f)), values(keys.size(), f32_to_f16(-900.f));
+    for (int64_t p = 0; p < total; ++p)
       for (int64_t h = 0; h < a_.kv_heads; ++h)
-        for (int64_t i = 0; i < a_.size; ++i) {  // past the end: what an earlier conversation left
-          const size_t at = size_t((p * a_.kv_heads + h) * a_.size + i);
-          keys[size_t(h * context * a_.size + p / 16 * (a_.size * 16) + i * 16 + p % 16)] = f32_to_f16(p < total ? cache_[0][at] : 300.f);
-          values[size_t((h * context + p) * a_.size + i)] = f32_to_f16(p < total ? cache_[1][at] : -900.f);
+        for (int64_t i = 0; i < a_.size; ++i) {
+          const size_t from = size_t((p * a_.kv_heads + h) * a_.size + i);
+          const int64_t at = p % room;
+          keys[size_t(h * room * a_.size + at / 16 * (a_.size * 16) + i * 16 + at % 16)] = f32_to_f16(cache_[0][from]);
+          values[size_t((h * room + at) * a_.size + i)] = f32_to_f16(cache_[1][from]);
         }
     Result r;
     r.bytes.resize(size_t(tokens * width) * (result() == "q8a" ? 48 : result() == "f32" ? 128 : 64) / 32);

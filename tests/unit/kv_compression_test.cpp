@@ -21,7 +21,7 @@ constexpr int64_t kVocab = 48, kPositions = 420;
 struct Shape {
   int64_t heads, kv_heads, size;
   std::string bits;
-  int64_t window = 0;
+  int64_t window = 0, step = 512;   ///< step: the most tokens at once
 };
 
 std::string name_of(const Shape& s) {
@@ -34,7 +34,7 @@ class Model {
   explicit Model(const Shape& s) {
     const std::string width = std::to_string(s.heads * s.size), kv_width = std::to_string(s.kv_heads * s.size), size = std::to_string(s.size);
     const std::string kv = "," + std::to_string(s.kv_heads) + "," + size + "]", q = "f32[?seq," + std::to_string(s.heads) + "," + size + "]";
-    text_ = "module @m level=graph {\n  dim ?out in [1,512]\n  dim ?past in [0,512]\n  dim ?seq in [1,512]\n  attr context_length=512\n  attr vocab_size=48\n"
+    text_ = "module @m level=graph {\n  dim ?out in [1,512]\n  dim ?past in [0,512]\n  dim ?seq in [1," + std::to_string(s.step) + "]\n  attr context_length=512\n  attr vocab_size=48\n"
             "  weight @embd : f32[48," + width + "]\n  weight @q : f32[" + width + "," + width + "]\n  weight @k : f32[" + kv_width + "," + width +
             "]\n  weight @kb : f32[" + kv_width + "]\n  weight @v : f32[" + kv_width + "," + width + "]\n  weight @o : f32[48," + width + "]\n"
             "  graph @forward(%ids: i32[?seq], %kv0: kv<f16>[?past" + kv + ") -> (f32[?out,48], kv<f16>[?past+?seq" + kv + ") {\n"
@@ -77,9 +77,10 @@ class Model {
     return out ? out->front().f : std::vector<float>();
   }
 
-  std::shared_ptr<rt::Executable> compile(rt::Isa isa, const std::string& bits) {
+  std::shared_ptr<rt::Executable> compile(rt::Isa isa, const std::string& bits, bool ring = true) {
     auto m = module(bits);
     auto pipeline = passes::parse_pipeline(codegen::default_pipeline("cpu", isa));
+    if (!ring) std::erase_if(*pipeline, [](const passes::PipelineStep& s) { return std::string_view(s.pass->name) == "bound-kv-caches"; });
     const Status ran = passes::Manager().run(*m, *pipeline);
     EXPECT_TRUE(ran) << ran.message();
     auto program = codegen::generate(*m, {isa});
@@ -237,6 +238,50 @@ TEST(CompressedCache, LastPositionsCanBeTakenBack) {
   }
   EXPECT_EQ(s->rewind(300), 0) << "what is too far back is gone";
   EXPECT_EQ(score(*s, ids.first(20)), std::vector<float>(want.begin(), want.begin() + 20 * kVocab));
+}
+
+class RingCache : public testing::TestWithParam<Shape> {};
+
+/// What a window no longer reads is written over, and nothing else is.
+TEST_P(RingCache, HasTheBitsOfAWholeCache) {
+  const Shape& shape = GetParam();
+  for (rt::Isa isa : {rt::Isa::Generic, rt::best_isa()}) {
+    Model model(shape);
+    auto ring = model.compile(isa, shape.bits), whole = model.compile(isa, shape.bits, false);
+    ASSERT_TRUE(ring && whole);
+    const std::span<const int32_t> ids = model.ids();
+    auto s = session(ring), w = session(whole);
+    EXPECT_LT(s->kv_stats().bytes_allocated, w->kv_stats().bytes_allocated);
+    const std::vector<float> want = score(*w, ids);
+    EXPECT_EQ(score(*s, ids), want);
+    EXPECT_LT(s->kv_stats().bytes_used, w->kv_stats().bytes_used);
+    EXPECT_EQ(s->kv_stats().bytes_f16, w->kv_stats().bytes_f16);
+    for (size_t piece : {1u, 7u, 64u}) EXPECT_EQ(feed(*session(ring), ids, piece), feed(*session(whole), ids, piece)) << "in pieces of " << piece;
+    auto back = session(ring);
+    const std::vector<int32_t> drafts(16, 3);
+    for (size_t at = 0; at + 7 <= ids.size(); at += 7) {
+      score(*back, drafts);
+      ASSERT_EQ(back->rewind(int64_t(at)), int64_t(at));
+      const std::vector<float> got = score(*back, ids.subspan(at, 7));
+      ASSERT_TRUE(std::equal(got.begin(), got.end(), want.begin() + long(at) * kVocab)) << "from " << at;
+    }
+    EXPECT_EQ(back->rewind(100), 0) << "what is too far back is gone";
+    EXPECT_EQ(score(*back, ids.first(20)), std::vector<float>(want.begin(), want.begin() + 20 * kVocab));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, RingCache, testing::Values(Shape{3, 1, 64, "exact", 100, 64}, Shape{4, 2, 32, "k4v3", 140, 40}, Shape{2, 1, 256, "exact", 20, 16}, Shape{4, 2, 64, "k8v8", 129, 64}),
+                         [](const auto& info) { return name_of(info.param); });
+
+TEST(RingCache, GoesBackAsFarAsItHolds) {
+  Model model({2, 1, 32, "", 65, 64});   // a ring of 128
+  auto s = session(model.compile(rt::best_isa(), ""));
+  const std::span<const int32_t> ids = model.ids();
+  const std::vector<float> want = score(*s, ids.first(200));
+  EXPECT_EQ(s->kv_stats().bytes_used, uint64_t(128 * 2 * 32 * 2));
+  ASSERT_EQ(s->rewind(136), 136) << "reads from 72 on";
+  EXPECT_EQ(score(*s, ids.subspan(136, 64)), std::vector<float>(want.begin() + 136 * kVocab, want.end()));
+  EXPECT_EQ(s->rewind(135), 0) << "would read 71, which 199 is written over";
 }
 
 TEST(CompressedCache, StatesItsSize) {

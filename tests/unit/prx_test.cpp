@@ -102,7 +102,7 @@ void expect_equal(const Program& a, const Program& b) {
 Program rich_program() {
   Program p = tiny_program();
   p.ir = std::string("\0ir\xff", 4);
-  p.kv = {{"f32", 2, 3, 17}, {"f16", 4, 64, 512}};
+  p.kv = {{"f32", 2, 3, 17}, {"f16", 4, 64, 512}, {"f16", 4, 64, 512, 0, 0, 1024}};
   p.weights[0].interleave = 8;
   p.weights[1].sources = {"a", "b", ""};
   p.entries[0].launches[1].args[2].offset = 12;
