@@ -67,10 +67,11 @@ void CpuAttention::each_tile(Ex begin, Ex end, const std::function<void(Ex, Part
   b_.for_(b_.let(max(begin, first_exact(b_.let(past_ + t0_)))), end, tile_k_, [&](Ex key0) { body(key0, Part::Exact); });
 }
 
-ByteTile CpuAttention::page_tile(const KvStore& store, Ex page) {
+ByteTile CpuAttention::page_tile(const KvStore& store, Ex page, bool ahead) {
   const Ex codes = store.codes(page, kv_head_), scales = store.scales(page, kv_head_), base = store.scale_base(scales);
   const Ex mean_base = store.shape().keys ? store.mean_base(scales) : Ex();
-  return {[=, &store](Ex block) { return store.words(codes, block); }, [=, &store](int64_t group, Ex v) { return store.scale(scales, base, group, v); },
+  if (ahead) store.prefetch_next_scales(scales);
+  return {[=, &store](Ex block) { return store.words(codes, block, ahead); }, [=, &store](int64_t group, Ex v) { return store.scale(scales, base, group, v); },
           [=, &store](Ex i) { return store.mean(scales, mean_base, i); }, store.middle()};
 }
 

@@ -35,8 +35,8 @@ class CpuAttention {
   /// body(first key, part) for all tiles of keys [begin, end), begin at a tile's beginning.
   void each_tile(kir::Ex begin, kir::Ex end, const std::function<void(kir::Ex, Part)>& body);
 
-  /// A demoted page of the task's KV head as it lies in the cache.
-  ByteTile page_tile(const KvStore& store, kir::Ex page);
+  /// A demoted page of the task's KV head as it lies in the cache; `ahead`: reading it fetches the next.
+  ByteTile page_tile(const KvStore& store, kir::Ex page, bool ahead);
   /// Of a compressed cache, after start_rows and before demoted tiles: see ByteProducts.
   void start_pages(int at_once, int vectors);
   /// A demoted tile of keys and values; `tile`: what page_tile says, or made of it.

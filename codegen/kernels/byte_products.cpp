@@ -72,10 +72,14 @@ void ByteProducts::set_queries(const Buffer& queries) {
 
 void ByteProducts::scores(const ByteTile& keys, const Buffer& scores) {
   const int64_t group = rt::kv_scale_group(size_), groups = rt::kv_scales(size_), blocks = group / kBlockRows;
-  b_.for_(0, rows_, 1, [&](Ex row) {
-    const Ex line = b_.let(row * size_), sum = b_.var(constant({Elem::F32, kLanes}, 0));
-    b_.for_(0, size_, kLanes, [&](Ex i) { b_.assign(sum, fma(keys.mean(i), cast(Elem::F32, b_.load(queries_, line + i, kLanes)), sum)); });
-    b_.store(means_, row, call(Fn::ReduceAdd, {sum}));
+  b_.for_(0, rows_, at_once_, [&](Ex first) {
+    std::vector<Ex> sums;
+    for (int row = 0; row < at_once_; ++row) sums.push_back(b_.var(constant({Elem::F32, kLanes}, 0)));
+    b_.for_(0, size_, kLanes, [&](Ex i) {
+      const Ex mean = keys.mean(i);
+      for (int row = 0; row < at_once_; ++row) b_.assign(sums[size_t(row)], fma(mean, cast(Elem::F32, b_.load(queries_, (first + Ex(row)) * size_ + i, kLanes)), sums[size_t(row)]));
+    });
+    for (int row = 0; row < at_once_; ++row) b_.store(means_, first + Ex(row), call(Fn::ReduceAdd, {sums[size_t(row)]}));
   });
   b_.for_(0, rows_, at_once_, [&](Ex first) {
     b_.for_(0, kVectors, vectors_, [&](Ex v) {

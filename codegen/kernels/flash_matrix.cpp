@@ -60,7 +60,7 @@ class FlashMatrix : CpuAttention {
 
   /// The words of a page, taken from its planes once for all rows.
   ByteTile page_bytes(const KvStore& store, Ex page) {
-    ByteTile tile = page_tile(store, page);
+    ByteTile tile = page_tile(store, page, false);
     b_.for_(0, d_ / kPlaneWords, 1, [&](Ex block) {
       const std::vector<Ex> all = tile.words(block);
       for (int j = 0; j < kPlaneWords; ++j) b_.store(operand_, (block * kPlaneWords + Ex(j)) * kLanes, all[size_t(j)]);

@@ -83,7 +83,7 @@ class FlashVector : CpuAttention {
 
   void tiles(Ex begin, Ex end) {
     each_tile(begin, end, [&](Ex key0, Part part) {
-      if (part == Part::Demoted) demoted_tile(key0, [&](const KvStore& store, Ex page) { return page_tile(store, page); });
+      if (part == Part::Demoted) demoted_tile(key0, [&](const KvStore& store, Ex page) { return page_tile(store, page, splits_ > 1); });
       else tile(key0, part == Part::Sinks ? Ex(rt::kKvSinks) : end, part);
     });
   }
@@ -97,9 +97,9 @@ class FlashVector : CpuAttention {
 
   Ex load_exact(bool keys, Part part, Ex at) { return b_.let(cast(Elem::F32, b_.load({element(), kLanes}, exact(keys, part), at))); }
 
-  /// What the next tile reads; of few tokens that comes from memory.
+  /// What the next tile reads; of few tokens that comes from memory. Two tiles are more than the first cache holds.
   void ahead(bool keys, Part part, Ex at) {
-    if (splits_ > 1 && part == Part::All) b_.prefetch(exact(keys, part), at + Ex(tile_k_ * d_));
+    if (splits_ > 1 && part == Part::All) b_.prefetch(exact(keys, part), at + Ex(tile_k_ * d_), 2);
   }
 
   /// A vector is 16 keys. K is in groups of 16 keys, [size][16].

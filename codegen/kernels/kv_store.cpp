@@ -10,6 +10,8 @@ using namespace kir;
 
 namespace {
 
+constexpr int64_t kLine = 64;   // bytes that come from memory together
+
 /// Groups from that of the first position that is not demoted, at a page's beginning, to that of the last new one.
 int64_t stage_groups(int64_t most_tokens) {
   return ceil_div(rt::kKvPage * (rt::kKvRecentPages + 1) - 1 + most_tokens, rt::kKvGroup);
@@ -48,12 +50,20 @@ Ex KvStore::scales(Ex page, Ex head) const {
   return b_.let(begin + (page_slot(page) * shape_.heads + head) * rt::kv_scale_bytes(shape_.size, shape_.keys));
 }
 
-std::vector<Ex> KvStore::words(Ex codes, Ex block) const {
+void KvStore::prefetch_next_scales(Ex scales) const {
+  const int64_t bytes = rt::kv_scale_bytes(shape_.size, shape_.keys);
+  for (int64_t at = 0; at < bytes; at += kLine) b_.prefetch(plane_, scales + Ex(shape_.heads * bytes + at), 2);
+}
+
+std::vector<Ex> KvStore::words(Ex codes, Ex block, bool ahead) const {
   const Ex at = b_.let(codes + block * block_bytes());
   std::vector<Ex> words;
   const rt::KvPlanes planes = rt::kv_planes(shape_.bits);
   for (int i = 0, from = 0; i < planes.count; from += planes.width[size_t(i++)])
-    add_plane(b_, words, planes.width[size_t(i)], from, [&](int v) { return b_.let(b_.load({Elem::U32, kLanes}, plane_, at + Ex(64 * (from + v)))); });
+    add_plane(b_, words, planes.width[size_t(i)], from, [&](int v) {
+      if (ahead) b_.prefetch(plane_, at + Ex(64 * (from + v) + shape_.heads * rt::kv_code_bytes(shape_.size, shape_.bits)), 2);
+      return b_.let(b_.load({Elem::U32, kLanes}, plane_, at + Ex(64 * (from + v))));
+    });
   return words;
 }
 

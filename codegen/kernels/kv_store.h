@@ -34,7 +34,9 @@ class KvStore {
   /// The eight words (codegen/kernels/planes.h) of block `block` of a page's codes. K: a lane is one of 16 positions, the bytes are 4
   /// channels, blocks by 16 positions, then by 32 channels. V: a lane is one of 16 channels, the bytes are 4 positions, blocks by 16
   /// channels, then by 32 positions.
-  std::vector<kir::Ex> words(kir::Ex codes, kir::Ex block) const;
+  /// `ahead`: those of the next page are fetched, too.
+  std::vector<kir::Ex> words(kir::Ex codes, kir::Ex block, bool ahead) const;
+  void prefetch_next_scales(kir::Ex scales) const;
   void store_words(kir::Ex codes, kir::Ex block, const std::vector<kir::Ex>& words) const;
   int64_t block_bytes() const { return 64 * shape_.bits; }
   double middle() const { return double((1 << shape_.bits) - 1) / 2; }

@@ -274,8 +274,10 @@ void Builder::store_n(const Buffer& b, Ex index, Ex value, Ex count) {
   blocks_.back()->push_back(std::move(s));
 }
 
-void Builder::prefetch(const Buffer& b, Ex index) {
-  blocks_.back()->push_back({Stmt::Kind::Prefetch, b.id, index.node, {}, {}, {}, {}});
+void Builder::prefetch(const Buffer& b, Ex index, int cache) {
+  Stmt s{Stmt::Kind::Prefetch, b.id, index.node, {}, {}, {}, {}};
+  s.cache = cache;
+  blocks_.back()->push_back(std::move(s));
 }
 
 Ex Builder::let(Ex value) {

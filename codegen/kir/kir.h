@@ -168,6 +168,7 @@ struct Stmt {
   int second = -1;              ///< Wgmma: the buffer of b; BulkCopy: the mbarriers
   int unroll = 0;               ///< For
   int bytes = 0;                ///< BulkCopy
+  int cache = 1;                ///< Prefetch: level
 };
 
 /// A matrix register (AMX): rows of bytes.
@@ -219,7 +220,7 @@ class Builder {
   Ex let(Ex value);
   Ex var(Ex init);                                              ///< mutable
   void assign(Ex var, Ex value);
-  void prefetch(const Buffer& b, Ex index);                     ///< a hint; the index may be past the end
+  void prefetch(const Buffer& b, Ex index, int cache = 1);      ///< a hint, into that level of caches (CPUs); the index may be past the end
   void for_(Ex begin, Ex end, Ex step, const std::function<void(Ex)>& body, int unroll = 0);   ///< GPUs: 0 = as the compiler likes
   void use_tiles(std::vector<TileShape> shapes);
   void tile_zero(int t);

@@ -129,7 +129,7 @@ class Printer {
           block(s.body, depth + 1);
           put(pad, "}");
           break;
-        case Stmt::Kind::Prefetch: put("prefetch ", at(s.id, s.a)); break;
+        case Stmt::Kind::Prefetch: put("prefetch ", s.cache > 1 ? "far " : "", at(s.id, s.a)); break;
         case Stmt::Kind::TileZero: put("tile", s.tile[0], " = 0"); break;
         case Stmt::Kind::TileLoad: case Stmt::Kind::TileStore:
           put(s.kind == Stmt::Kind::TileLoad ? "load tile" : "store tile", s.tile[0], ", ", at(s.id, s.a), " rows ", s.b);

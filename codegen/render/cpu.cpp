@@ -274,7 +274,7 @@ class CpuRenderer final : public CRenderer {
   std::string statement(const Stmt& s) override {
     const std::string t = std::to_string(s.tile[0]);
     switch (s.kind) {
-      case Stmt::Kind::Prefetch: return "__builtin_prefetch(" + address(s.id, s.a) + ")";
+      case Stmt::Kind::Prefetch: return "__builtin_prefetch(" + address(s.id, s.a) + (s.cache > 1 ? ", 0, 2)" : ")");
       case Stmt::Kind::TileZero: return "__builtin_ia32_tilezero(" + t + ")";
       case Stmt::Kind::TileLoad: return "__builtin_ia32_tileloadd64(" + t + ", " + address(s.id, s.a) + ", " + expr(s.b) + ")";
       case Stmt::Kind::TileStore: return "__builtin_ia32_tilestored64(" + t + ", " + address(s.id, s.a) + ", " + expr(s.b) + ")";
