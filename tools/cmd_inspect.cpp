@@ -2,6 +2,8 @@
 #include <cstdio>
 #include <iostream>
 
+#include "runtime/base/checked.h"
+#include "runtime/kv_cache.h"
 #include "tools/commands.h"
 #include "tools/model.h"
 
@@ -78,7 +80,23 @@ std::vector<std::pair<std::string, size_t>> kv_kinds(const std::vector<rt::KvLay
   return kinds;
 }
 
-Status inspect_prx(const std::string& path) {
+/// What the cache holds, and how large it is with so many positions in it.
+Status print_kv(const rt::Program& p, int64_t positions) {
+  if (p.kv.empty()) return ok();
+  for (const char* title = "kv cache      "; const auto& [kind, layers] : kv_kinds(p.kv)) {
+    printf("%s %zu layers, %s\n", title, layers, kind.c_str());
+    title = "              ";
+  }
+  if (p.context_length > 0) positions = std::min(positions, p.context_length);
+  const auto capacity = int64_t(round_up(uint64_t(positions), rt::kKvCapacityMultiple));
+  PRISM_TRY(const auto layout, rt::KvLayout::create(p.kv, capacity, "kv cache"));
+  const rt::KvStats s = layout.stats(positions, capacity);
+  printf("               at %lld positions %.2f MiB, %.2f of them exact, %.2f times less than in f16\n", (long long)positions, double(s.bytes_used) / 1048576,
+         double(s.bytes_exact) / 1048576, double(s.bytes_f16) / double(s.bytes_used));
+  return ok();
+}
+
+Status inspect_prx(const std::string& path, int64_t positions) {
   PRISM_TRY(auto p, rt::read_description(path));
   PRISM_TRY(auto metadata, metadata_of(p, path));
   PRISM_TRY(auto architecture, metadata->get_string("general.architecture", "unknown"));
@@ -87,10 +105,7 @@ Status inspect_prx(const std::string& path) {
   for (const rt::Code& c : p.codes) printf("code           %s, isa %s, %s\n", c.target.c_str(), c.isa.c_str(), c.format.c_str());
   if (p.weights_embedded) printf("weights        embedded, %.1f MiB in %zu tensors\n", double(p.weight_bytes) / 1048576, p.weights.size());
   else printf("weights        packed on load from %s, %.1f MiB in %zu tensors\n", printable(p.model.path, 1000).c_str(), double(p.weight_bytes) / 1048576, p.weights.size());
-  for (const char* title = "kv cache      "; const auto& [kind, layers] : kv_kinds(p.kv)) {
-    printf("%s %zu layers, %s\n", title, layers, kind.c_str());
-    title = "              ";
-  }
+  PRISM_CHECK(print_kv(p, positions));
   printf("\nentry points\n");
   for (const rt::EntryPoint& e : p.entries) {
     printf("  %s: %zu launches, arena %.2f MiB", e.name.c_str(), e.launches.size(), double(e.arena_bytes) / 1048576);
@@ -119,12 +134,14 @@ Status inspect_prx(const std::string& path) {
 
 void add_inspect(CLI::App& app, Action& chosen) {
   auto path = std::make_shared<std::string>();
+  auto positions = std::make_shared<int64_t>(8192);
   CLI::App* c = app.add_subcommand("inspect", "Show what a GGUF or .prx holds: metadata, tensors, entry points, memory plan, kernels");
   c->add_option("file", *path, "GGUF or .prx file")->required();
-  c->callback([path, &chosen] {
-    chosen = [path]() -> Status {
+  c->add_option("--positions", *positions, "State the size of a KV cache with so many, or as many as the model has")->capture_default_str()->check(CLI::Range(int64_t(1), int64_t(1) << 40));
+  c->callback([path, positions, &chosen] {
+    chosen = [path, positions]() -> Status {
       PRISM_TRY(FileKind kind, file_kind(*path));
-      return kind == FileKind::Gguf ? inspect_gguf(*path) : inspect_prx(*path);
+      return kind == FileKind::Gguf ? inspect_gguf(*path) : inspect_prx(*path, *positions);
     };
   });
 }

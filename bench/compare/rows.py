@@ -22,6 +22,8 @@ class Row:
 MODELS = {
     "smollm2-q4_1": ("smollm2", None),
     "smollm2-f16": ("smollm2", "F16"),
+    "gemma3-f16": ("gemma3", "F16"),
+    "qwen2.5-f16": ("qwen2.5", "F16"),
     "smollm2-q8_0": ("smollm2", "Q8_0"),
     "smollm2-q4_0": ("smollm2", "Q4_0"),
     "gemma3-q4_k_m": ("gemma3", None),
