@@ -35,6 +35,25 @@ rates = {("-p", 0): 60, ("-p", 1): 80, ("-n", 0): 32, ("-n", 1): 30}
 print(json.dumps([dict(n_prompt=int(n) if option == "-p" else 0, n_gen=int(n) if option == "-n" else 0, flash_attn=bool(flash), avg_ts=rates[option, flash])
                   for option in ("-p", "-n") for n in argument(option).split(",") if n != "0" for flash in (0, 1)]))
 )";
+// For kv_quality.py: the same numbers whatever is asked.
+constexpr const char* kPrismQuality = R"(#!/usr/bin/env python3
+import json, os, sys
+if sys.argv[1] == "compile":
+    open(os.path.join(os.path.dirname(sys.argv[0]), "kv"), "w").write(sys.argv[sys.argv.index("--kv") + 1])
+elif sys.argv[1] == "inspect":
+    kv = open(os.path.join(os.path.dirname(sys.argv[0]), "kv")).read()
+    print(f"at 8192 positions 5.00 MiB, 1.00 of them exact, {dict(k8v8=1.88, k4v3=3.92)[kv]:.2f} times less than in f16")
+else:
+    value = lambda v: dict(value=v, error=0.1)
+    summary = lambda kl: dict(all=dict(kl=dict(mean=kl, error=1e-6), same_top=value(0.97), perplexity_change=value(0.004), base_perplexity=value(17.5), predictions=99))
+    print(json.dumps(dict(variants=[summary(0.001 * (i + 1)) for i, _ in enumerate(sys.argv[sys.argv.index("--against-kv") + 1].split(","))])))
+)";
+constexpr const char* kLlamaPerplexity = R"(#!/usr/bin/env python3
+print("""Mean PPL(base)                :  17.685726 ±   2.154209
+Mean ln(PPL(Q)/PPL(base))     :  -0.000539 ±   0.001380
+Mean    KLD:   0.000354 ±   0.000028
+Same top p: 98.431 ± 0.551 %""")
+)";
 // run.py itself, with a name in place of every model.
 constexpr const char* kRun = R"(
 import sys
@@ -47,7 +66,7 @@ run.main()
 class Compare : public testing::Test {
  protected:
   Compare() {
-    for (const auto& [name, text] : {std::pair("prism", kPrism), std::pair("llama-bench", kLlamaBench)}) {
+    for (const auto& [name, text] : {std::pair("prism", kPrism), std::pair("llama-bench", kLlamaBench), std::pair("llama-perplexity", kLlamaPerplexity)}) {
       shop.write_text(name, text);
       chmod(shop.path(name).c_str(), 0700);
     }
@@ -112,6 +131,34 @@ TEST_F(Compare, ASetHasOneCommandForRowsOfAModelThreadsAndDepth) {
   EXPECT_EQ(count(ours, "-p 0 -n 32 -d 4096 -t 2 "), 1u) << ours;
   EXPECT_EQ(count(theirs, "\n"), 3u) << theirs;
   EXPECT_EQ(count(theirs, "-p 0 -n 32 -d 4096"), 1u) << theirs;
+}
+
+TEST_F(Compare, CachesHaveTheirSizesAndLosses) {
+  shop.write_text("prism", kPrismQuality);
+  shop.write_text("run.py", R"(
+import pathlib, sys
+sys.path.insert(0, sys.argv.pop(1))
+import engines, kv_quality
+engines.model_path = lambda name, *_: name
+object.__setattr__(engines.LLAMA_CPP, "programs", lambda: pathlib.Path(sys.argv[0]).parent)
+kv_quality.main()
+)");
+  shop.write_text("text.txt", "words");
+  const Outcome o = shop.run({"python3", shop.path("run.py"), PRISM_SOURCE_DIR "/bench/compare", "m.gguf", "--text", shop.path("text.txt"), "--kv", "k8v8,k4v3", "--prism",
+                              shop.path("prism"), "--output", shop.path("result.json")});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  const json rows = json::parse(shop.read_text("result.json"))["rows"];
+  ASSERT_EQ(rows.size(), 5u);
+  EXPECT_EQ(rows[1]["kv"], "k4v3");
+  EXPECT_EQ(rows[1]["times_smaller"], 3.92);
+  EXPECT_EQ(rows[1]["kl"], 0.002);
+  EXPECT_EQ(rows[2]["kv"], "q8_0");
+  EXPECT_DOUBLE_EQ(double(rows[2]["times_smaller"]), 16 / 8.5);
+  EXPECT_EQ(rows[2]["kl"], 0.000354);
+  EXPECT_EQ(rows[2]["kl_error"], 0.000028);
+  EXPECT_DOUBLE_EQ(double(rows[2]["same_top"]), 0.98431);
+  EXPECT_NEAR(double(rows[2]["perplexity_change"]), -0.000539, 1e-6);
+  EXPECT_NE(o.out.find("Prism k4v3"), o.out.npos) << o.out;
 }
 
 TEST_F(Compare, EveryRowOfTheSetIsMeasured) {

@@ -95,6 +95,9 @@ void expect_equal(const Program& a, const Program& b) {
     EXPECT_EQ(a.kv[i].heads, b.kv[i].heads);
     EXPECT_EQ(a.kv[i].head_size, b.kv[i].head_size);
     EXPECT_EQ(a.kv[i].window, b.kv[i].window);
+    EXPECT_EQ(a.kv[i].key_bits, b.kv[i].key_bits);
+    EXPECT_EQ(a.kv[i].value_bits, b.kv[i].value_bits);
+    EXPECT_EQ(a.kv[i].ring, b.kv[i].ring);
   }
 }
 

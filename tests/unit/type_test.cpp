@@ -6,7 +6,7 @@ namespace prism::ir {
 namespace {
 
 TEST(Type, PrintsAndParses) {
-  for (const char* text : {"f32[?seq,576]", "q4_1[960,576]{rows16}", "kv<f16>[?past+?seq,3,64]", "i32[]",
+  for (const char* text : {"f32[?seq,576]", "q4_1[960,576]{rows16}", "kv<f16>[?past+?seq,3,64]", "kv<f16,k4v3>[?p,3,64]", "kv<f16,ring=1024>[?p,3,64]", "kv<bf16,k4v3,ring=64>[?p,3,64]", "i32[]",
                            "q6_k[(?h+1)/2,256]", "q8a[?seq,64]", "bf16[100,96]{swizzled}"}) {
     auto t = Type::parse(text);
     ASSERT_TRUE(t) << t.message();
@@ -19,7 +19,8 @@ TEST(Type, PrintsAndParses) {
 
 TEST(Type, RejectsMalformedText) {
   for (const char* text :
-       {"", "f32", "f33[1]", "f32[1", "f32 1]", "f32]1[", "f32[1]{rows17}", "f32[1]x", "kv<f16>[1,2]", "kv<f16[1,2,3]",
+       {"", "f32", "f33[1]", "f32[1", "f32 1]", "f32]1[", "f32[1]{rows17}", "f32[1]x", "kv<f16>[1,2]", "kv<f16[1,2,3]", "kv<f16,>[1,2,3]", "kv<f16,ring=>[1,2,3]", "kv<f16,ring=0>[1,2,3]", "kv<f16,ring=-64>[1,2,3]", "kv<f16,ring=65>[1,2,3]", "kv<f16,ring=64x>[1,2,3]",
+        "kv<f16,ring=99999999999999999968>[1,2,3]", "kv<f16,k4>[1,2,3]", "f16,ring=64[1,2,3]",
         "kv<f16>[1,2,3]{rows16}", "f32[-1]", "f32[1,,2]", "f32[,]", "f32[1,2,3,4,5,6,7,8,9]"})
     EXPECT_FALSE(Type::parse(text)) << text;
 }
