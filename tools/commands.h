@@ -26,7 +26,7 @@ inline void add_isa(CLI::App& command, std::string& isa) {
 /// Checks what a KV cache may be; the pass plan-kv-compression checks bits.
 inline std::string kv_type(const std::string& text) {
   const bool type = text == "f16" || text == "bf16" || text == "f32", bits = !text.empty() && (text[0] == 'k' || text[0] == 'e');
-  return type || bits ? std::string() : "found '" + text + "', expected f16, bf16, f32, or for each layer bits as in k4v3 or \"exact\"";
+  return type || bits ? std::string() : "found '" + text + "', expected f16, bf16, f32 or bits as in k4v3, or by layer as in k8v8/exact/k4v3*2";
 }
 
 /// --kv: the element type of the KV cache, a property of what is compiled.
