@@ -223,7 +223,11 @@ class Generator {
       }
       if (gpu()) launch.product = product(*op.body, lowered_[k].args);
       for (const ir::Operation& inner : op.body->ops)
-        if (inner.op == ir::Op::FlashAttention) p_.kv[kv_layer.at(op.operand(inner.operand(1)->index))].window = inner.attr<int64_t>("window");
+        if (inner.op == ir::Op::FlashAttention) {
+          rt::KvLayer& layer = p_.kv[kv_layer.at(op.operand(inner.operand(1)->index))];
+          const auto window = inner.attr<int64_t>("window");
+          layer.window = layer.ring ? std::max(layer.window, window) : window;   // going back needs what the widest reader reads
+        }
       e.launches.push_back(std::move(launch));
     }
     for (const ir::Value* v : g.returns)

@@ -22,6 +22,7 @@ struct Shape {
   int64_t heads, kv_heads, size;
   std::string bits;
   int64_t window = 0, step = 512;   ///< step: the most tokens at once
+  int64_t second_window = 0;        ///< of a second reader of the cache, if there is one
 };
 
 std::string name_of(const Shape& s) {
@@ -48,7 +49,9 @@ class Model {
             "    %qp = rope(%qr, %pos) {mode=half} : " + q + "\n    %kp = rope(%kr, %pos) {mode=half} : f32[?seq" + kv + "\n"
             "    %kv1 = kv_append(%kv0, %kp, %vr) : kv<f16>[?past+?seq" + kv + "\n"
             "    %a = attention(%qp, %kv1) {scale=" + std::to_string(1 / std::sqrt(double(s.size))) + ", window=" + std::to_string(s.window) + "} : " + q + "\n"
-            "    %rows = reshape(%a) {shape=\"?seq," + width + "\"} : f32[?seq," + width + "]\n"
+            "    %rows" + (s.second_window ? "1" : "") + " = reshape(%a) {shape=\"?seq," + width + "\"} : f32[?seq," + width + "]\n" +
+            (s.second_window ? "    %b = attention(%qp, %kv1) {scale=0.1, window=" + std::to_string(s.second_window) + "} : " + q + "\n    %rows2 = reshape(%b) {shape=\"?seq," + width +
+                                   "\"} : f32[?seq," + width + "]\n    %rows = add(%rows1, %rows2) : f32[?seq," + width + "]\n" : "") +
             "    %y = linear(%rows, @o) : f32[?seq,48]\n    %t = tail(%y) {rows=\"?out\"} : f32[?out,48]\n    return %t, %kv1\n  }\n}\n";
     std::mt19937 rng(5);
     std::normal_distribution<float> normal;
@@ -156,6 +159,20 @@ std::vector<float> feed(rt::Session& s, std::span<const int32_t> ids, size_t pie
   return all;
 }
 
+/// Positions that are appended and taken back change nothing of what follows; `gone`: a position too far back.
+void expect_drafts_leave_no_trace(const std::shared_ptr<rt::Executable>& exe, std::span<const int32_t> ids, const std::vector<float>& want, int64_t gone) {
+  auto s = session(exe);
+  const std::vector<int32_t> drafts(16, 3);
+  for (size_t at = 0; at + 7 <= ids.size(); at += 7) {
+    score(*s, drafts);
+    ASSERT_EQ(s->rewind(int64_t(at)), int64_t(at));
+    const std::vector<float> got = score(*s, ids.subspan(at, 7));
+    ASSERT_TRUE(std::equal(got.begin(), got.end(), want.begin() + long(at) * kVocab)) << "from " << at;
+  }
+  EXPECT_EQ(s->rewind(gone), 0) << "what is too far back is gone";
+  EXPECT_EQ(score(*s, ids.first(20)), std::vector<float>(want.begin(), want.begin() + 20 * kVocab));
+}
+
 /// How far the kernels of prompts are from those of generation on one cache: the last of 16 positions, after lengths from `first` to `last`.
 double prompt_error(const std::shared_ptr<rt::Executable>& exe, std::span<const int32_t> ids, size_t first, size_t last) {
   std::vector<float> prompt, generated;
@@ -228,16 +245,7 @@ TEST(CompressedCache, LastPositionsCanBeTakenBack) {
   ASSERT_TRUE(exe);
   const std::span<const int32_t> ids = model.ids();
   const std::vector<float> want = score(*session(exe), ids);
-  auto s = session(exe);
-  std::vector<int32_t> drafts(16, 3);
-  for (size_t at = 0; at + 7 <= ids.size(); at += 7) {
-    score(*s, drafts);
-    ASSERT_EQ(s->rewind(int64_t(at)), int64_t(at));
-    const std::vector<float> got = score(*s, ids.subspan(at, 7));
-    ASSERT_TRUE(std::equal(got.begin(), got.end(), want.begin() + long(at) * kVocab)) << "from " << at;
-  }
-  EXPECT_EQ(s->rewind(300), 0) << "what is too far back is gone";
-  EXPECT_EQ(score(*s, ids.first(20)), std::vector<float>(want.begin(), want.begin() + 20 * kVocab));
+  expect_drafts_leave_no_trace(exe, ids, want, 300);
 }
 
 class RingCache : public testing::TestWithParam<Shape> {};
@@ -257,31 +265,25 @@ TEST_P(RingCache, HasTheBitsOfAWholeCache) {
     EXPECT_LT(s->kv_stats().bytes_used, w->kv_stats().bytes_used);
     EXPECT_EQ(s->kv_stats().bytes_f16, w->kv_stats().bytes_f16);
     for (size_t piece : {1u, 7u, 64u}) EXPECT_EQ(feed(*session(ring), ids, piece), feed(*session(whole), ids, piece)) << "in pieces of " << piece;
-    auto back = session(ring);
-    const std::vector<int32_t> drafts(16, 3);
-    for (size_t at = 0; at + 7 <= ids.size(); at += 7) {
-      score(*back, drafts);
-      ASSERT_EQ(back->rewind(int64_t(at)), int64_t(at));
-      const std::vector<float> got = score(*back, ids.subspan(at, 7));
-      ASSERT_TRUE(std::equal(got.begin(), got.end(), want.begin() + long(at) * kVocab)) << "from " << at;
-    }
-    EXPECT_EQ(back->rewind(100), 0) << "what is too far back is gone";
-    EXPECT_EQ(score(*back, ids.first(20)), std::vector<float>(want.begin(), want.begin() + 20 * kVocab));
+    expect_drafts_leave_no_trace(ring, ids, want, 100);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, RingCache, testing::Values(Shape{3, 1, 64, "exact", 100, 64}, Shape{4, 2, 32, "k4v3", 140, 40}, Shape{2, 1, 256, "exact", 20, 16}, Shape{4, 2, 64, "k8v8", 129, 64}),
                          [](const auto& info) { return name_of(info.param); });
 
+/// Also where the reader that is last reads less.
 TEST(RingCache, GoesBackAsFarAsItHolds) {
-  Model model({2, 1, 32, "", 65, 64});   // a ring of 128
-  auto s = session(model.compile(rt::best_isa(), ""));
-  const std::span<const int32_t> ids = model.ids();
-  const std::vector<float> want = score(*s, ids.first(200));
-  EXPECT_EQ(s->kv_stats().bytes_used, uint64_t(128 * 2 * 32 * 2));
-  ASSERT_EQ(s->rewind(136), 136) << "reads from 72 on";
-  EXPECT_EQ(score(*s, ids.subspan(136, 64)), std::vector<float>(want.begin() + 136 * kVocab, want.end()));
-  EXPECT_EQ(s->rewind(135), 0) << "would read 71, which 199 is written over";
+  for (int64_t second_window : {0, 20}) {
+    Model model({2, 1, 32, "", 65, 64, second_window});   // a ring of 128
+    auto s = session(model.compile(rt::best_isa(), ""));
+    const std::span<const int32_t> ids = model.ids();
+    const std::vector<float> want = score(*s, ids.first(200));
+    EXPECT_EQ(s->kv_stats().bytes_used, uint64_t(128 * 2 * 32 * 2));
+    ASSERT_EQ(s->rewind(136), 136) << "reads from 72 on";
+    EXPECT_EQ(score(*s, ids.subspan(136, 64)), std::vector<float>(want.begin() + 136 * kVocab, want.end()));
+    EXPECT_EQ(s->rewind(135), 0) << "would read 71, which 199 is written over";
+  }
 }
 
 TEST(CompressedCache, StatesItsSize) {
