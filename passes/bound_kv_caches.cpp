@@ -15,8 +15,7 @@ namespace {
 int64_t largest_window(const Value* cache) {
   int64_t largest = 0;
   for (const Use& u : cache->uses) {
-    const bool passes_on = u.op->result()->type.is_kv() && u.op->op != Op::Attention;
-    const int64_t window = passes_on ? largest_window(u.op->result()) : u.op->op == Op::Attention ? u.op->attr<int64_t>("window") : 0;
+    const int64_t window = u.op->result()->type.is_kv() ? largest_window(u.op->result()) : u.op->op == Op::Attention ? u.op->attr<int64_t>("window") : 0;
     if (window == 0) return 0;
     largest = std::max(largest, window);
   }

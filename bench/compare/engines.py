@@ -21,11 +21,15 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def run_json(command):
+def run(command):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+    return done
+
+
+def run_json(command):
+    return json.loads(run(command).stdout)
 
 
 def tokens_of(rows, phase):

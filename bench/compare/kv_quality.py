@@ -12,7 +12,6 @@ import json
 import math
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 
@@ -24,13 +23,6 @@ POSITIONS = 8192
 LLAMA_CPP_TYPES = {"q8_0": 8.5, "q5_0": 5.5, "q4_0": 4.5}
 
 
-def run(command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    return done.stdout + done.stderr
-
-
 def number(pattern, text):
     found = re.search(pattern, text)
     if not found:
@@ -38,10 +30,10 @@ def number(pattern, text):
     return float(found.group(1))
 
 
-def prism_sizes(prism, model, kv, scratch):
-    run([prism, "compile", model, "--kv", kv, "-o", scratch / "model.prx"])
-    kinds = run([prism, "inspect", scratch / "model.prx", "--positions", POSITIONS])
-    return number(r"([0-9.]+) times less than in f16", kinds)
+def prism_times_smaller(prism, model, kv, scratch):
+    engines.run([prism, "compile", model, "--kv", kv, "-o", scratch / "model.prx"])
+    found = engines.run([prism, "inspect", scratch / "model.prx", "--positions", POSITIONS])
+    return number(r"([0-9.]+) times less than in f16", found.stdout)
 
 
 def prism_quality(options, model, scratch):
@@ -49,7 +41,7 @@ def prism_quality(options, model, scratch):
                                "--no-noise", "--json", "--against-kv", ",".join(options.kv)])
     for kv, variant in zip(options.kv, report["variants"]):
         summary = variant["all"]
-        yield {"engine": "Prism", "kv": kv, "times_smaller": prism_sizes(options.prism, model, kv, scratch), "kl": summary["kl"]["mean"], "kl_error": summary["kl"]["error"],
+        yield {"engine": "Prism", "kv": kv, "times_smaller": prism_times_smaller(options.prism, model, kv, scratch), "kl": summary["kl"]["mean"], "kl_error": summary["kl"]["error"],
                "same_top": summary["same_top"]["value"], "perplexity_change": summary["perplexity_change"]["value"], "base_perplexity": summary["base_perplexity"]["value"],
                "predictions": summary["predictions"]}
 
@@ -57,10 +49,10 @@ def prism_quality(options, model, scratch):
 def llama_cpp_quality(options, programs, model, scratch):
     common = [programs / "llama-perplexity", "-m", model, "-f", options.text, "-c", options.ctx, "-t", options.threads, "-fa", "on", "--chunks", options.limit // options.ctx,
               "--kl-divergence-base", scratch / "base.bin"]
-    run(common)
+    engines.run(common)
     for name, bits in LLAMA_CPP_TYPES.items():
         engines.say(f"llama.cpp with {name}")
-        found = run([*common, "-ctk", name, "-ctv", name, "--kl-divergence"])
+        found = engines.run([*common, "-ctk", name, "-ctv", name, "--kl-divergence"]).stdout
         yield {"engine": "llama.cpp", "kv": name, "times_smaller": 16 / bits, "kl": number(r"Mean\s+KLD:\s+([0-9.e-]+)", found), "kl_error": number(r"Mean\s+KLD:.*±\s+([0-9.e-]+)", found),
                "same_top": number(r"Same top p:\s+([0-9.]+)", found) / 100, "perplexity_change": math.expm1(number(r"Mean\s+ln\(PPL\(Q\)/PPL\(base\)\)\s*:\s+(-?[0-9.e-]+)", found)),
                "base_perplexity": number(r"Mean PPL\(base\)\s*:\s+([0-9.]+)", found)}

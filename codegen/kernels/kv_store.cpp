@@ -46,13 +46,12 @@ Ex KvStore::codes(Ex page, Ex head) const {
 }
 
 Ex KvStore::scales(Ex page, Ex head) const {
-  const Ex begin = r_.kv_room(type_) / rt::kKvPage * (shape_.heads * rt::kv_code_bytes(shape_.size, shape_.bits)) + Ex(shape_.exact_bytes());
+  const Ex begin = r_.kv_room(type_) / rt::kKvPage * page_code_bytes() + Ex(shape_.exact_bytes());
   return b_.let(begin + (page_slot(page) * shape_.heads + head) * rt::kv_scale_bytes(shape_.size, shape_.keys));
 }
 
 void KvStore::prefetch_next_scales(Ex scales) const {
-  const int64_t bytes = rt::kv_scale_bytes(shape_.size, shape_.keys);
-  for (int64_t at = 0; at < bytes; at += kLine) b_.prefetch(plane_, scales + Ex(shape_.heads * bytes + at), 2);
+  for (int64_t at = 0; at < rt::kv_scale_bytes(shape_.size, shape_.keys); at += kLine) b_.prefetch(plane_, scales + Ex(page_scale_bytes() + at), 2);
 }
 
 std::vector<Ex> KvStore::words(Ex codes, Ex block, bool ahead) const {
@@ -61,7 +60,7 @@ std::vector<Ex> KvStore::words(Ex codes, Ex block, bool ahead) const {
   const rt::KvPlanes planes = rt::kv_planes(shape_.bits);
   for (int i = 0, from = 0; i < planes.count; from += planes.width[size_t(i++)])
     add_plane(b_, words, planes.width[size_t(i)], from, [&](int v) {
-      if (ahead) b_.prefetch(plane_, at + Ex(64 * (from + v) + shape_.heads * rt::kv_code_bytes(shape_.size, shape_.bits)), 2);
+      if (ahead) b_.prefetch(plane_, at + Ex(64 * (from + v) + page_code_bytes()), 2);
       return b_.let(b_.load({Elem::U32, kLanes}, plane_, at + Ex(64 * (from + v))));
     });
   return words;

@@ -40,6 +40,7 @@ class GpuAttention {
 
   Region r_;
   kir::Builder& b_;
+  const ir::Type& cache_type() const { return op_->operand(1)->type; }
   const ir::Operation* op_ = nullptr;
   kir::Buffer q_, keys_, values_;
   int64_t heads_ = 0, kv_heads_ = 0, d_ = 0, window_ = 0;

@@ -100,7 +100,7 @@ class FlashDecode : GpuAttention {
   /// Online softmax over this warp's keys of the tiles split, split + splits, ...
   void walk(Ex split, Ex end, Ex slot) {
     const int64_t step = tile_elements(kStepKeys), stage = kWarps * step;
-    const Ex mine = b_.let(warp_ * step), plane = b_.let(slot / (heads_ / kv_heads_ / group_) * r_.kv_room(op_->operand(1)->type) * d_ + warp_ * (kStepKeys * d_));
+    const Ex mine = b_.let(warp_ * step), plane = b_.let(slot / (heads_ / kv_heads_ / group_) * r_.kv_room(cache_type()) * d_ + warp_ * (kStepKeys * d_));
     const int64_t round = kTogether * splits_;   // tiles, of which this block has kTogether
     const auto tiles_before = [&](Ex tile) {     // of this block
       return b_.let(tile / round * kTogether + min(max(tile % round - split * kTogether, Ex(0)), Ex(kTogether)));
@@ -108,7 +108,7 @@ class FlashDecode : GpuAttention {
     const Ex first = window_ > 0 ? tiles_before(b_.let(max(past_ + t0_ - Ex(window_ - 1), Ex(0)) / kTileKeys)) : constant({Elem::I32, 1}, 0), count = tiles_before(end);
     const auto tile_of = [&](Ex n) { return b_.let((n / kTogether * splits_ + split) * kTogether + n % kTogether); };
     auto copy = [&](Ex n, Ex to) {
-      b_.if_(n < count, [&] { copy_tile(shared_, b_.let(mine + to), b_.let(plane + Region::kv_slot(op_->operand(1)->type, tile_of(n) * kTileKeys) * d_), kStepKeys, lane_, 32); });
+      b_.if_(n < count, [&] { copy_tile(shared_, b_.let(mine + to), b_.let(plane + Region::kv_slot(cache_type(), tile_of(n) * kTileKeys) * d_), kStepKeys, lane_, 32); });
       b_.async_commit();
     };
     for (int64_t s = 0; s + 1 < stages_; ++s) copy(b_.let(first + Ex(s)), Ex(s * stage));

@@ -45,11 +45,11 @@ class FlashPrefill : GpuAttention {
 
  private:
   void walk() {
-    const Ex plane = b_.let(head_ / (heads_ / kv_heads_) * r_.kv_room(op_->operand(1)->type) * d_);
+    const Ex plane = b_.let(head_ / (heads_ / kv_heads_) * r_.kv_room(cache_type()) * d_);
     const Ex end = b_.let(causal_ ? min(past_ + t0_ + Ex(rows_), total_) : total_);
     const Ex begin = window_ > 0 ? b_.let(max(past_ + t0_ - Ex(window_ - 1), Ex(0)) / tile_k_ * tile_k_) : constant({Elem::I32, 1}, 0);
     const int64_t stage = tile_elements(tile_k_);
-    auto copy = [&](Ex to, Ex key0) { copy_tile(tiles_, to, b_.let(plane + Region::kv_slot(op_->operand(1)->type, key0) * d_), tile_k_, b_.thread(), kThreads); };
+    auto copy = [&](Ex to, Ex key0) { copy_tile(tiles_, to, b_.let(plane + Region::kv_slot(cache_type(), key0) * d_), tile_k_, b_.thread(), kThreads); };
     copy(constant({Elem::I32, 1}, 0), begin);
     b_.async_commit();
     store_queries();
