@@ -37,6 +37,11 @@ def tokens_of(rows, phase):
     return ",".join(str(row.tokens) for row in rows if row.phase == phase) or "0"
 
 
+# What a rival is built for, by the names that Prism's --isa has.
+ISAS = {"": ["-DGGML_NATIVE=ON"],
+        "avx2": ["-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in ("AVX", "AVX2", "FMA", "F16C", "BMI2"))]}
+
+
 @dataclasses.dataclass(frozen=True)
 class Rival:
     """A llama.cpp whose source a package on the Python package index has."""
@@ -49,21 +54,22 @@ class Rival:
     depth_as_pair: bool = False         # -gp DEPTH,COUNT instead of -d DEPTH
     missing: tuple = ()                 # (path, text) of files that the package left out of its source
 
-    def programs(self):
-        """The folder of the programs, built once for this CPU (GGML_NATIVE) in the cache folder."""
+    def programs(self, isa=""):
+        """The folder of the programs, built once in the cache folder: for this CPU (GGML_NATIVE) or an instruction set of ISAS."""
         folder = cache_folder() / f"{self.package}-{self.version}"
-        programs = folder / "build" / "bin"
+        build = folder / (f"build-{isa}" if isa else "build")
+        programs = build / "bin"
         if all((programs / target).exists() for target in self.targets):
             return programs
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "source").exists():
             self.get_source(folder)
-        say(f"building {self.name} in {folder / 'build'} (once; several minutes)")
-        options = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=ON", "-DGGML_CCACHE=ON",
+        say(f"building {self.name} in {build} (once; several minutes)")
+        options = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", *ISAS[isa], "-DGGML_CCACHE=ON",
                    "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_CURL=OFF", *self.options]
         with open(folder / "build.log", "w", encoding="utf-8") as log:  # thousands of lines of warnings
-            for command in (["cmake", "-G", "Ninja", "-S", folder / "source", "-B", folder / "build", *options],
-                            ["ninja", "-C", folder / "build", *self.targets]):
+            for command in (["cmake", "-G", "Ninja", "-S", folder / "source", "-B", build, *options],
+                            ["ninja", "-C", build, *self.targets]):
                 if subprocess.run(command, stdout=log, stderr=log, check=False).returncode:
                     sys.exit(f"building {self.name} failed, see {folder / 'build.log'}")
         return programs
@@ -116,16 +122,21 @@ IK_LLAMA_CPP = Rival("ik_llama.cpp", "ik-llama-cpp-python", "0.1.5", ("llama-ben
 @dataclasses.dataclass(frozen=True)
 class Prism:
     program: pathlib.Path
+    isa: str = ""       # empty: this machine's best
+
+    def bench(self, path, *options):
+        isa = ["--isa", self.isa] if self.isa else []
+        return run_json([self.program, "bench", path, *options, *isa, "--json"])
 
     def limits(self, path, threads):
         """What the machine can do, by number of threads."""
-        report = run_json([self.program, "bench", path, "-p", 0, "-n", 1, "-r", 1, "-t", ",".join(map(str, threads)), "--json"])
+        report = self.bench(path, "-p", 0, "-n", 1, "-r", 1, "-t", ",".join(map(str, threads)))
         return {limit["threads"]: limit for limit in report["limits"]}
 
     def measure(self, path, rows, threads=None):
         """What prism bench says of rows of one model, number of threads and depth, by (phase, tokens)."""
-        report = run_json([self.program, "bench", path, "-p", tokens_of(rows, "prefill"), "-n", tokens_of(rows, "decode"), "-d", rows[0].depth,
-                           "-t", threads or rows[0].threads, "-r", 1, "--no-limits", "--json"])
+        report = self.bench(path, "-p", tokens_of(rows, "prefill"), "-n", tokens_of(rows, "decode"), "-d", rows[0].depth,
+                            "-t", threads or rows[0].threads, "-r", 1, "--no-limits")
         return {(row["phase"], row["tokens"]): row for row in report["rows"]}
 
 

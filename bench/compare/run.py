@@ -21,7 +21,7 @@ import sys
 import engines
 import report
 from engines import ROOT, say
-from rows import MODELS, SETS, THREADS_OVER, Row
+from rows import ISA_OF_SET, MODELS, SETS, THREADS_OVER, Row
 
 
 def summary(values):
@@ -49,6 +49,10 @@ def chosen_rows(options):
     return rows
 
 
+def prism_of(options):
+    return engines.Prism(options.prism, ISA_OF_SET.get(options.set, ""))
+
+
 def together(rows):
     """Rows that one command measures: of a model, a number of threads and a depth."""
     key = lambda row: (row.model, row.threads, row.depth)
@@ -57,7 +61,7 @@ def together(rows):
 
 def measure(options, rows, rivals, paths):
     """Samples in rounds: Prism's by row; the rivals' by row, name and variant; and those of more threads than cores."""
-    prism, cores = engines.Prism(options.prism), len(os.sched_getaffinity(0))
+    prism, cores = prism_of(options), len(os.sched_getaffinity(0))
     ours, theirs, over, amounts = {}, {}, {}, {}
     for i in range(options.rounds):
         for group in together(rows):
@@ -96,16 +100,17 @@ def result_of(row, samples, by_rival, amounts, limits):
 
 def compare(options):
     rows = chosen_rows(options)
-    llama_cpp = options.llama or engines.LLAMA_CPP.programs()
+    prism = prism_of(options)
+    llama_cpp = options.llama or engines.LLAMA_CPP.programs(prism.isa)
     rivals = [(engines.LLAMA_CPP, llama_cpp)]
     if options.ik:
-        rivals.append((engines.IK_LLAMA_CPP, engines.IK_LLAMA_CPP.programs()))
+        rivals.append((engines.IK_LLAMA_CPP, engines.IK_LLAMA_CPP.programs(prism.isa)))
     models = {row.model for row in rows} | ({THREADS_OVER.model} if options.threads_over else set())
     paths = {name: engines.model_path(name, MODELS, llama_cpp) for name in sorted(models)}
-    limits = engines.Prism(options.prism).limits(paths[rows[0].model], sorted({row.threads for row in rows}))
+    limits = prism.limits(paths[rows[0].model], sorted({row.threads for row in rows}))
     ours, theirs, over, amounts = measure(options, rows, rivals, paths)
     result = {"cpu": cpu_model(), "commit": commit(), "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-              "rounds": options.rounds, "rivals": {rival.name: f"{rival.package} {rival.version}, GGML_NATIVE" for rival, _ in rivals},
+              "rounds": options.rounds, "rivals": {rival.name: f"{rival.package} {rival.version}, {prism.isa or 'GGML_NATIVE'}" for rival, _ in rivals},
               "limits": list(limits.values()), "threads_over": [],
               "rows": [result_of(row, ours[row], theirs[row], amounts[row], limits) for row in rows]}
     if over:
