@@ -7,6 +7,7 @@
 #include "codegen/cpu/compile.h"
 #include "codegen/cuda/emulate.h"
 #include "codegen/expr.h"
+#include "codegen/fill_weight.h"
 #include "codegen/kernels/gpu/gpu.h"
 #include "codegen/pack.h"
 #include "codegen/render/c.h"
@@ -18,16 +19,6 @@
 namespace prism::codegen {
 
 using ir::DType;
-
-Result<uint64_t> weight_bytes(const ir::Type& t) {
-  if (t.layout == ir::Layout::Rows16) {
-    if (t.rank() != 2 || !t.elements() || !rows16_supports(t.dtype)) return error("weight of type ", t.str(), " has no rows16 layout");
-    return uint64_t(rows16_bytes(t.dtype, *t.dim(0).constant(), *t.dim(1).constant()));
-  }
-  const auto bytes = t.bytes();
-  if (!bytes) return error("weight of type ", t.str(), " has no constant size");
-  return uint64_t(*bytes);
-}
 
 namespace {
 
@@ -107,9 +98,18 @@ class Generator {
     return k.most_pieces == 1 ? whole : whole * min(expression(k.pieces), rt::Expr::constant(k.most_pieces));
   }
 
+  /// Beyond what vectors become: f32.
+  bool is_converted(const ir::Weight& w) const {
+    return llvm::any_of(w.sources, [&](const std::string& name) {
+      const DType type = w.value.type.dtype, source = m_.weight(name)->value.type.dtype;
+      return w.conversion.hadamard || (type != source && !(type == DType::F32 && w.value.type.rank() == 1));
+    });
+  }
+
   Status weights() {
     uint64_t at = 0;
     std::map<std::string, bool> used;
+    bool converted = false;
     for (const auto& g : m_.graphs)
       for (const ir::Operation& op : g->ops)
         for (const ir::Value* v : op.operands())
@@ -124,6 +124,9 @@ class Generator {
       for (ir::Dim d : type.shape) out.shape.push_back(*d.constant());
       out.sources = w->sources.empty() ? std::vector<std::string>{w->value.name} : w->sources;
       out.interleave = w->interleave;
+      out.hadamard = w->conversion.hadamard;
+      out.scales = ir::scales_name(w->conversion.scales);
+      converted = converted || is_converted(*w);
       PRISM_TRY(out.bytes, weight_bytes(type));
       out.offset = at;
       at = round_up(at + out.bytes + 64, 64);  // slack: vector loads may run past a vector's end
@@ -131,6 +134,7 @@ class Generator {
       p_.weights.push_back(std::move(out));
     }
     p_.weight_bytes = at;
+    if (converted) p_.required_features.push_back(rt::kConvertedWeightsFeature);
     return ok();
   }
 
@@ -461,101 +465,5 @@ std::string default_pipeline(const std::string& target, rt::Isa isa) {
 }
 
 Result<rt::Program> generate(const ir::Module& m, const GenerateOptions& options) { return Generator(m, options).run(); }
-
-Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>(const std::string&)>& source,
-                   std::span<uint8_t> dst) {
-  std::vector<SourceTensor> parts;
-  int64_t rows = 0;
-  for (const std::string& name : w.sources) {
-    PRISM_TRY(SourceTensor t, source(name));
-    rows += t.shape[0];
-    parts.push_back(std::move(t));
-  }
-  const auto dtype = ir::dtype_from_name(w.dtype);
-  if (!dtype) return error("weight ", w.name, ": unknown type ", w.dtype);
-  if (w.shape.empty() || rows != w.shape[0]) return error("weight ", w.name, ": its sources have ", rows, " rows, expected ", w.shape.empty() ? 0 : w.shape[0]);
-  const int64_t columns = w.shape.size() > 1 ? w.shape[1] : 1;
-  const auto expect_bytes = [&](uint64_t bytes) -> Status {
-    if (bytes == dst.size()) return ok();
-    return error("weight ", w.name, ": its sources make ", bytes, " bytes, expected ", dst.size());
-  };
-
-  const bool swizzled = w.layout == "swizzled";
-  if (w.layout == "rows16" || swizzled) {
-    if (swizzled ? *dtype != DType::BF16 : !rows16_supports(*dtype)) return error("weight ", w.name, ": ", w.dtype, " has no ", w.layout, " layout");
-    const int64_t group_rows = swizzled ? kTileSide : 16, group_bytes = swizzled ? swizzled_group_bytes(columns) : rows16_group_bytes(*dtype, columns);
-    const int64_t groups = ceil_div(rows, group_rows);
-    const int64_t row_bytes = columns / int64_t(ir::info(*dtype).block) * int64_t(ir::info(*dtype).bytes);
-    for (const SourceTensor& t : parts)
-      if (t.dtype != *dtype || t.shape.size() != 2 || t.shape[1] != columns)
-        return error("weight ", w.name, ": a source does not match ", w.dtype, " with ", columns, " columns");
-    PRISM_CHECK(expect_bytes(uint64_t(groups * group_bytes)));
-    for (const SourceTensor& t : parts)
-      if (w.interleave > 0 && (t.shape[0] != parts[0].shape[0] || t.shape[0] % w.interleave))
-        return error("weight ", w.name, ": found a source of ", t.shape[0], " rows, expected ", parts[0].shape[0],
-                     " and a multiple of the interleave, ", w.interleave);
-    std::vector<int64_t> read(parts.size()), released(parts.size());  // rows of each source, which are read in order
-    auto row = [&](int64_t r) {
-      size_t part = 0;
-      if (w.interleave > 0) {
-        const int64_t n = int64_t(parts.size()), block = r / w.interleave;
-        part = size_t(block % n);
-        r = block / n * w.interleave + r % w.interleave;
-      } else {
-        while (r >= parts[part].shape[0]) r -= parts[part++].shape[0];
-      }
-      read[part] = r + 1;
-      return parts[part].data + r * row_bytes;
-    };
-    // In slices, so that a large source need not be in memory beside what is made of it.
-    const int64_t slice = std::max<int64_t>(1, (int64_t(1) << 20) / group_bytes);
-    for (int64_t g = 0; g < groups; g += slice) {
-      const int64_t end = std::min(g + slice, groups);
-      uint8_t* to = dst.data() + g * group_bytes;
-      if (swizzled) pack_swizzled(rows, columns, row, g, end, to);
-      else pack_rows16(*dtype, rows, columns, row, g, end, to);
-      for (size_t p = 0; p < parts.size(); ++p) {
-        if (parts[p].done) parts[p].done(parts[p].data + released[p] * row_bytes, size_t((read[p] - released[p]) * row_bytes));
-        released[p] = read[p];
-      }
-    }
-    return ok();
-  }
-  // Row-major: copied, or converted to f32 when the executable holds vectors as f32.
-  const ir::DTypeInfo& format = ir::info(*dtype);
-  std::vector<size_t> values;
-  uint64_t bytes = 0;
-  for (const SourceTensor& t : parts) {
-    if (t.dtype != *dtype && *dtype != DType::F32)
-      return error("weight ", w.name, ": found ", ir::info(t.dtype).name, ", expected ", w.dtype);
-    size_t n = 1;
-    for (int64_t d : t.shape) n *= size_t(d);
-    values.push_back(n);
-    bytes += n / format.block * format.bytes;
-  }
-  PRISM_CHECK(expect_bytes(bytes));
-  for (size_t p = 0; p < parts.size(); ++p)
-    if (w.interleave > 0 && (values[p] != values[0] || parts[p].shape[0] % w.interleave))
-      return error("weight ", w.name, ": found a source of ", parts[p].shape[0], " rows, expected ", parts[0].shape[0],
-                   " and a multiple of the interleave, ", w.interleave);
-  // Pieces of each source in turn: `interleave` rows, or all of it.
-  const auto bytes_of = [](const ir::DTypeInfo& f, size_t n) { return n / f.block * f.bytes; };
-  for (size_t p = 0; p < parts.size(); ++p) {
-    const SourceTensor& t = parts[p];
-    const ir::DTypeInfo& source = ir::info(t.dtype);
-    const size_t piece = w.interleave > 0 ? size_t(w.interleave * columns) : values[p];
-    const size_t apart = w.interleave > 0 ? piece * parts.size() : piece;
-    size_t to = w.interleave > 0 ? piece * p : 0;
-    for (size_t before = 0; w.interleave <= 0 && before < p; ++before) to += values[before];
-    for (size_t from = 0; from < values[p]; from += piece, to += apart) {
-      const uint8_t* data = t.data + bytes_of(source, from);
-      uint8_t* out = dst.data() + bytes_of(format, to);
-      if (t.dtype == *dtype) memcpy(out, data, bytes_of(format, piece));
-      else ir::dequantize_row(t.dtype, data, reinterpret_cast<float*>(out), piece);
-    }
-    if (t.done) t.done(t.data, bytes_of(source, values[p]));
-  }
-  return ok();
-}
 
 }  // namespace prism::codegen

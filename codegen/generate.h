@@ -34,17 +34,4 @@ std::string default_pipeline(const std::string& target, rt::Isa isa);
 /// `m` is at level Plan. The program has no weights bytes: `fill_weight` makes them.
 Result<rt::Program> generate(const ir::Module& m, const GenerateOptions& options = {});
 
-/// Bytes of a program's weight from its sources: packed into Rows16, or copied (vectors are converted to f32).
-/// source(name): the tensor of the model file.
-struct SourceTensor {
-  ir::DType dtype;
-  std::vector<int64_t> shape;
-  const uint8_t* data;
-  std::function<void(const uint8_t* begin, size_t bytes)> done = {};  ///< called when a range will not be read again
-};
-Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>(const std::string&)>& source,
-                   std::span<uint8_t> dst);
-/// Size in bytes of a weight of this type in an executable; an error if its layout cannot hold its type.
-Result<uint64_t> weight_bytes(const ir::Type& t);
-
 }  // namespace prism::codegen

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "codegen/expr.h"
+#include "codegen/fill_weight.h"
 #include "codegen/generate.h"
 #include "ir/kv_pages.h"
 #include "ir/op_info.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ir/hadamard.h"
 #include "ir/op_info.h"
 #include "ir/ops/eval_util.h"
 #include "runtime/base/checked.h"
@@ -71,6 +72,14 @@ std::vector<int64_t> read_ints(const void* data, size_t n) {
   return out;
 }
 
+/// What weight `w` has of a source with values `t`.
+void convert(const Weight& source, const Weight& w, Tensor& t) {
+  const Rows rows = rows_of(t);
+  if (w.conversion.hadamard)
+    for (int64_t r = 0; r < rows.count; ++r) hadamard_row(&t.f[size_t(r * rows.size)], &t.f[size_t(r * rows.size)], rows.size);
+  if (source.value.type.dtype != w.value.type.dtype || w.conversion.hadamard) round_rows(w.value.type.dtype, t.f.data(), rows.count, rows.size, w.conversion.scales);
+}
+
 /// The values of a weight, from its bytes or from the weights it is made of.
 Result<Tensor> read_weight(const Module& module, const Weight& w) {
   const Type& type = w.value.type;
@@ -89,6 +98,7 @@ Result<Tensor> read_weight(const Module& module, const Weight& w) {
         return error(what, ": source @", name, " is ", shape_text(part.shape), ", expected rows of ", row_size);
       }
       rows += part.shape[0];
+      convert(*source, w, part);
       parts.push_back(std::move(part));
     }
     if (rows != shape[0]) return error(what, ": its sources have ", rows, " rows, expected ", shape[0]);
@@ -191,13 +201,14 @@ class GraphRun {
 
 }  // namespace
 
-bool round_rows(DType t, float* values, int64_t count, int64_t size) {
+bool round_rows(DType t, float* values, int64_t count, int64_t size, Scales scales) {
   if (t == DType::F32 || t == DType::F64) return true;  // held as f32
   const DTypeInfo& format = info(t);
   if (size % format.block != 0) return false;
   std::vector<uint8_t> row(size_t(size) / format.block * format.bytes);
+  const float all = scales == Scales::Tensor ? largest_magnitude(values, size_t(count * size)) : 0;
   for (int64_t r = 0; r < count; ++r, values += size) {
-    if (!quantize_row(t, values, row.data(), size_t(size))) return false;
+    if (!quantize_row(t, values, row.data(), size_t(size), scales == Scales::Row ? largest_magnitude(values, size_t(size)) : all)) return false;
     dequantize_row(t, row.data(), values, size_t(size));
   }
   return true;

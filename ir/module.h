@@ -114,14 +114,22 @@ class Graph {
   std::map<std::string, unsigned, std::less<>> name_counts_;
 };
 
+/// What is done to the rows of a weight's sources, each on its own, before they are put together.
+struct Conversion {
+  bool hadamard = false;            ///< they are multiplied by the matrix of the op hadamard
+  Scales scales = Scales::Block;    ///< where the weight's type is another than theirs: of q8_0
+  friend bool operator==(const Conversion&, const Conversion&) = default;
+};
+
 /// A named constant tensor. Its bytes are either `data` (row-major, may be unset in modules that came from text)
-/// or the concatenation of `sources` along axis 0, packed into the type's layout.
+/// or the concatenation of `sources` along axis 0, converted to the type and packed into its layout.
 struct Weight {
   Value value;                        ///< kind Weight; the name and type
   const void* data = nullptr;         ///< not owned, `bytes` long
   size_t bytes = 0;
   std::vector<std::string> sources;   ///< names of weights this one is made from; empty = a tensor of the model file
   int64_t interleave = 0;             ///< with sources: rows alternate in groups of this many (gate/up); 0 = plain concatenation
+  Conversion conversion;              ///< with sources
 };
 
 class Module {

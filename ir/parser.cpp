@@ -237,10 +237,26 @@ class Parser {
     } while (take(","));
     PRISM_CHECK(expect(")"));
     if (!take("{")) return ok();
-    PRISM_CHECK(expect_word("interleave"));
-    PRISM_CHECK(expect("="));
-    PRISM_TRY(w->interleave, integer());
-    return expect("}");
+    return list("}", [&]() -> Status {
+      const Token key = peek();
+      PRISM_TRY(const std::string name, string());
+      PRISM_CHECK(expect("="));
+      const Token value = peek();
+      if (name == "interleave") {
+        PRISM_TRY(w->interleave, integer());
+      } else if (name == "hadamard") {
+        PRISM_CHECK(expect_word("true"));
+        w->conversion.hadamard = true;
+      } else if (name == "scales") {
+        PRISM_TRY(const std::string scales, string());
+        const auto found_scales = scales_from_name(scales);
+        if (!found_scales) return found(value, "block, row or tensor");
+        w->conversion.scales = *found_scales;
+      } else {
+        return found(key, "interleave, hadamard or scales");
+      }
+      return ok();
+    });
   }
 
   Status graph() {

@@ -114,7 +114,11 @@ std::string print(const Module& m) {
     out += "  weight " + name_str('@', w->value.name) + " : " + w->value.type.str();
     if (!w->sources.empty()) {
       out += " = pack(" + join(w->sources, [](auto& s) { return name_str('@', s); }) + ")";
-      if (w->interleave) out += " {interleave=" + std::to_string(w->interleave) + "}";
+      std::vector<std::string> how;
+      if (w->interleave) how.push_back("interleave=" + std::to_string(w->interleave));
+      if (w->conversion.hadamard) how.push_back("hadamard=true");
+      if (w->conversion.scales != Scales::Block) how.push_back("scales=" + std::string(scales_name(w->conversion.scales)));
+      if (!how.empty()) out += " {" + join(how, [](auto& s) { return s; }) + "}";
     }
     out += "\n";
   }

@@ -206,9 +206,9 @@ float abs_max(const float* x, size_t n) {
 
 int8_t to_q8(float v) { return std::isnan(v) ? int8_t(0) : int8_t(std::clamp(v, -127.0f, 127.0f)); }
 
-void quantize_q8_0(const float* x, uint8_t* out, size_t n) {
+void quantize_q8_0(const float* x, uint8_t* out, size_t n, float most) {
   for (size_t i = 0; i < n; i += 32, out += 34) {
-    const float d = abs_max(x + i, 32) / 127.0f;
+    const float d = (most > 0 ? most : abs_max(x + i, 32)) / 127.0f;
     const float inverse = d > 0 ? 1.0f / d : 0.0f;
     store(out, f32_to_f16(d));
     for (int j = 0; j < 32; ++j) out[2 + j] = uint8_t(to_q8(std::round(x[i + j] * inverse)));
@@ -236,6 +236,16 @@ void quantize_q8a(const float* x, uint8_t* q, size_t n) {
 }  // namespace
 
 const DTypeInfo& info(DType t) { return kTable[size_t(t)]; }
+
+constexpr std::string_view kScales[] = {"block", "row", "tensor"};
+
+std::string_view scales_name(Scales s) { return kScales[size_t(s)]; }
+
+std::optional<Scales> scales_from_name(std::string_view name) {
+  for (size_t i = 0; i < std::size(kScales); ++i)
+    if (kScales[i] == name) return Scales(i);
+  return std::nullopt;
+}
 
 std::optional<DType> dtype_from_name(std::string_view name) {
   for (size_t i = 0; i < std::size(kTable); ++i)
@@ -289,7 +299,7 @@ void dequantize_row(DType t, const void* source, float* dst, size_t n) {
   }
 }
 
-bool quantize_row(DType t, const float* src, void* destination, size_t n) {
+bool quantize_row(DType t, const float* src, void* destination, size_t n, float most) {
   auto* dst = static_cast<uint8_t*>(destination);
   switch (t) {
     case DType::F32: std::memcpy(dst, src, n * sizeof(float)); return true;
@@ -307,10 +317,12 @@ bool quantize_row(DType t, const float* src, void* destination, size_t n) {
     case DType::I16: narrow<int16_t>(src, dst, n); return true;
     case DType::I32: narrow<int32_t>(src, dst, n); return true;
     case DType::I64: narrow<int64_t>(src, dst, n); return true;
-    case DType::Q8_0: quantize_q8_0(src, dst, n); return true;
+    case DType::Q8_0: quantize_q8_0(src, dst, n, most); return true;
     case DType::Q8A: quantize_q8a(src, dst, n); return true;
     default: return false;
   }
 }
+
+float largest_magnitude(const float* x, size_t n) { return abs_max(x, n); }
 
 }  // namespace prism::ir

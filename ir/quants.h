@@ -25,6 +25,11 @@ struct DTypeInfo {
 const DTypeInfo& info(DType t);
 std::optional<DType> dtype_from_name(std::string_view name);
 std::optional<DType> dtype_from_gguf(uint32_t type_id);
+/// What the elements have in common that share a scale: a block of the format, a row or all of the tensor.
+enum class Scales : uint8_t { Block, Row, Tensor };
+std::string_view scales_name(Scales s);
+std::optional<Scales> scales_from_name(std::string_view name);
+
 inline bool is_float(DType t) { return t == DType::F32 || t == DType::F16 || t == DType::BF16 || t == DType::F64; }
 
 /// `t`, or where a row of `row` elements is no whole number of its blocks the format of smaller blocks that llama.cpp takes.
@@ -39,7 +44,10 @@ inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -
 
 /// Dequantizes one row of `n` elements (n a multiple of the block) from `src` to `dst`.
 void dequantize_row(DType t, const void* src, float* dst, size_t n);
-/// Inverse for the formats the evaluator makes itself: f32, f16, bf16, i8..., q8_0, q8a. False if it cannot.
-bool quantize_row(DType t, const float* src, void* dst, size_t n);
+/// Inverse for the formats the evaluator makes itself: f32, f16, bf16, i8..., q8_0, q8a. False if it cannot. `most` > 0: the magnitude
+/// that every block's scale of q8_0 is made for, that of what shares it; 0: of the block.
+bool quantize_row(DType t, const float* src, void* dst, size_t n, float most = 0);
+/// The largest magnitude; 0 of none, NaN is passed over.
+float largest_magnitude(const float* x, size_t n);
 
 }  // namespace prism::ir

@@ -70,6 +70,8 @@ class Verifier {
       return fail("type ", w.value.type.str(), " is not a fixed-size tensor");
     if (w.data && w.value.type.bytes() != int64_t(w.bytes))
       return fail("has ", w.bytes, " bytes, expected ", w.value.type.bytes().value_or(-1), " for ", w.value.type.str());
+    if (w.sources.empty() && !(w.conversion == Conversion{})) return fail("has a conversion, expected sources");
+    if (w.conversion.hadamard && w.value.type.rank() != 2) return fail("type ", w.value.type.str(), " is not a matrix, whose rows hadamard is for");
     if (w.interleave < 0) return fail("interleave is ", w.interleave, ", expected at least 0");
     if (!m_.weight(w.value.name) || m_.weight(w.value.name) != &w) return fail("is not found by its name");
     values_.insert(&w.value);

@@ -23,7 +23,7 @@ bool mergeable(const Module& m, const Operation* a, const Operation* b) {
     const Value *wa = a->operand(i), *wb = b->operand(i);
     if (!wa->is_weight() || !wb->is_weight() || wa == wb) return false;
     if (wa->type.dtype != wb->type.dtype || wa->type.layout != wb->type.layout) return false;
-    if (m.weight_of(wa)->interleave || m.weight_of(wb)->interleave) return false;
+    if (m.weight_of(wa)->interleave || m.weight_of(wb)->interleave || m.weight_of(wa)->conversion != m.weight_of(wb)->conversion) return false;
   }
   return a->result()->type.dtype == b->result()->type.dtype;
 }

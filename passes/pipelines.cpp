@@ -16,6 +16,8 @@ struct Named {
   "canonicalize,constant-fold,cse,dce,specialize-entry-points{prefill=" prefill "},canonicalize,cse,bound-kv-caches,fuse-attention,fuse-projections,"
 #define AFTER_TYPES(dense, fuse_options) ",pack-weights{dense=" dense "},dce,fuse-epilogues" fuse_options ",plan-memory"
 constexpr Named kPipelines[] = {
+    {"int8", "insert-quantization,fold-quantization"},
+    {"fp16", "insert-quantization{type=f16},fold-quantization"},
     {"cpu", BEFORE_TYPES("512") "quantize-activations" AFTER_TYPES("rows16", "")},
     // bf16 is for more rows than @verify has, whose bits are those of @decode.
     {"cpu-avx512", BEFORE_TYPES("512") "quantize-activations{bf16_rows=17,bf16_layout=row_major,bf16_linears=dense,bf16_f32=yes,bf16_queries=yes}" AFTER_TYPES("rows16", "")},

@@ -8,6 +8,17 @@ namespace prism::passes {
 
 using namespace ir;
 
+std::string_view layer_of(std::string_view weight) {
+  constexpr std::string_view kDigits = "0123456789";
+  for (size_t at = weight.find_first_of(kDigits); at != weight.npos;) {
+    const size_t end = std::min(weight.find_first_not_of(kDigits, at), weight.size());
+    const bool component = (at == 0 || weight[at - 1] == '.') && (end == weight.size() || weight[end] == '.');
+    if (component) return weight.substr(0, end);
+    at = weight.find_first_of(kDigits, end);
+  }
+  return weight;
+}
+
 Dim rows_of(const Type& t) {
   Dim rows = 1;
   for (size_t i = 0; i + 1 < t.rank(); ++i) rows = rows * t.shape[i];
@@ -70,6 +81,7 @@ std::string joined_name(const std::vector<std::string>& names) {
 
 Value* concatenated_weight(Module& m, llvm::ArrayRef<Value*> parts, int64_t interleave) {
   std::vector<std::string> sources, names;
+  const Conversion conversion = m.weight_of(parts.front())->conversion;
   Dim rows = 0;
   for (Value* p : parts) {
     const Weight* w = m.weight_of(p);
@@ -81,13 +93,14 @@ Value* concatenated_weight(Module& m, llvm::ArrayRef<Value*> parts, int64_t inte
   Type type = parts.front()->type;
   type.shape[0] = rows;
   for (const auto& w : m.weights)
-    if (w->sources == sources && w->interleave == interleave && w->value.type == type) return &w->value;
+    if (w->sources == sources && w->interleave == interleave && w->conversion == conversion && w->value.type == type) return &w->value;
   const std::string base = joined_name(names);
   std::string name = base;
   for (int i = 1; m.weight(name); ++i) name = base + "." + std::to_string(i);
   Weight* merged = m.add_weight(name, type);
   merged->sources = std::move(sources);
   merged->interleave = interleave;
+  merged->conversion = conversion;
   return &merged->value;
 }
 

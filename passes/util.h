@@ -9,6 +9,9 @@ namespace prism::passes {
 /// The number of rows of a tensor: the product of all dims but the last.
 ir::Dim rows_of(const ir::Type& t);
 
+/// "blk.12" of "blk.12.attn_q.weight", up to the first number; a weight whose name has none is a layer of its own.
+std::string_view layer_of(std::string_view weight);
+
 /// The op `kind` that computes v, or nullptr.
 ir::Operation* defined_by(const ir::Value* v, ir::Op kind);
 
@@ -24,7 +27,7 @@ ir::Operation* insertion_point_after(ir::Graph& g, const ir::Value* v);
 void set_module_attr(ir::Module& m, std::string_view key, ir::Attr value);
 const ir::Attr* find_module_attr(const ir::Module& m, std::string_view key);
 
-/// The weight made from `parts` (weights with equal dtype and equal trailing dims) along axis 0; made once per module.
+/// The weight made from `parts` (weights with equal dtype, conversion and trailing dims) along axis 0; made once per module.
 ir::Value* concatenated_weight(ir::Module& m, llvm::ArrayRef<ir::Value*> parts, int64_t interleave);
 
 /// The name in `names` closest to `name`.

@@ -44,6 +44,7 @@ Result<Mapping> read_weights(std::span<const uint8_t> file, std::span<const uint
 
 struct Executable::Resources {
   Mapping weights;
+  std::shared_ptr<const Executable> owner;   // of the weights, if it is another
   CodeObject code;
   std::unique_ptr<gpu::DeviceProgram> gpu;
 
@@ -72,7 +73,17 @@ struct Executable::Resources {
     return exe;
   }
 
+  /// The executable has the weights of options.like. False if it needs its own.
+  static bool share(Executable& exe, const LoadOptions& options) {
+    Resources& r = *exe.resources_;
+    if (!options.like || r.gpu || options.like->gpu() || options.like->program_.weights != exe.program_.weights) return false;
+    r.owner = options.like;
+    exe.weights_ = options.like->weights_;
+    return true;
+  }
+
   static Status fill(Executable& exe, const LoadOptions& options, const std::string& name) {
+    if (share(exe, options)) return ok();
     const Program& p = exe.program_;
     PRISM_TRY(Mapping weights, Mapping::anonymous(p.weight_bytes, name + ": weights", /*huge_pages=*/true));
     PRISM_CHECK(fill_weights(p, weights.data(), options.threads, options.fill, options.progress));
@@ -107,6 +118,7 @@ Result<std::shared_ptr<Executable>> Executable::load(PrxFile file, const LoadOpt
     PRISM_CHECK(Resources::fill(*exe, options, path));
     return exe;
   }
+  if (Resources::share(*exe, options)) return exe;
   const unsigned threads = options.threads ? options.threads : available_cores();
   PRISM_TRY(Mapping weights, read_weights(file.weights, file.weight_hashes, threads, options.progress, path));
   PRISM_CHECK(Resources::give(*exe, std::move(weights)));

@@ -20,10 +20,13 @@ using WeightFiller = std::function<Status(const Weight& w, std::span<uint8_t> ds
 /// Fraction done in [0,1] and what is being done. Called from any thread, by one at a time.
 using Progress = std::function<void(const std::string& what, double done)>;
 
+class Executable;
+
 struct LoadOptions {
   unsigned threads = 0;      ///< 0 = all cores
   WeightFiller fill;         ///< needed when weights are not embedded
   Progress progress;
+  std::shared_ptr<const Executable> like = {};  ///< CPUs: of the same model file; its weights are used if the program has them in the same places
 };
 
 using KernelFn = void (*)(void* const* args, const int64_t* dims, int64_t begin, int64_t end, void* scratch);

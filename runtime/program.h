@@ -110,6 +110,9 @@ struct Weight {
   uint64_t bytes = 0;
   std::vector<std::string> sources;  ///< tensors of the model file it is packed from
   int64_t interleave = 0;
+  bool hadamard = false;             ///< as in ir::Conversion
+  std::string scales = "block";
+  friend bool operator==(const Weight&, const Weight&) = default;
 };
 
 /// One layer of the KV cache. K: [heads][room/16][head_size][16], V: [heads][room][head_size], of f16, bf16 or f32; room is the
@@ -134,6 +137,8 @@ constexpr const char* kDemoteDim = "demote";
 constexpr const char* kKvPagesFeature = "kv-pages";
 /// The same of programs with a ring.
 constexpr const char* kKvRingFeature = "kv-ring";
+/// Weights are made of others in another type: see Weight::hadamard.
+constexpr const char* kConvertedWeightsFeature = "converted-weights";
 
 /// The file the weights come from when they are not in the executable.
 struct ModelReference {

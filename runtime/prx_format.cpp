@@ -67,7 +67,8 @@ class Encoder {
     const auto name = text(w.name), dtype = text(w.dtype), layout = text(w.layout);
     const auto shape = b_.CreateVector(w.shape);
     const auto sources = each(w.sources, [&](auto& s) { return text(s); });
-    return fb::CreateWeight(b_, name, dtype, layout, shape, w.offset, w.bytes, sources, w.interleave);
+    const auto scales = text(w.scales);
+    return fb::CreateWeight(b_, name, dtype, layout, shape, w.offset, w.bytes, sources, w.interleave, w.hadamard, scales);
   }
 
  public:
@@ -150,6 +151,8 @@ class Decoder {
       w.bytes = t.bytes();
       w.sources = texts(t.sources());
       w.interleave = t.interleave();
+      w.hadamard = t.hadamard();
+      if (t.scales()) w.scales = text(t.scales());
     });
     p.weight_bytes = f.weight_bytes();
     each(f.kv(), p.kv, [&](auto& t, KvLayer& l) {
@@ -298,7 +301,7 @@ Result<PrxFile> open_prx(const std::string& path) {
 
   const Program& p = out.program;
   for (const std::string& feature : p.required_features)
-    if (feature != kKvPagesFeature && feature != kKvRingFeature)
+    if (feature != kKvPagesFeature && feature != kKvRingFeature && feature != kConvertedWeightsFeature)
       return error(path, ": required feature ", quoted(feature), ": found no support for it, expected a newer Prism");
   PRISM_CHECK(validate(p, path));
   const uint64_t embedded = p.weights_embedded ? p.weight_bytes : 0;

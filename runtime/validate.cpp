@@ -103,6 +103,8 @@ class Validator {
         return error(file_, ": ", what, ": found offset ", w.offset, " and ", w.bytes,
                      " bytes, expected an end within ", p_.weight_bytes, " bytes");
       for (int64_t d : w.shape) PRISM_CHECK(range(what + ": shape", d, 1, kMaxDim));
+      if (w.scales != "block" && w.scales != "row" && w.scales != "tensor")
+        return error(file_, ": ", what, ": scales: found ", quoted(w.scales), ", expected \"block\", \"row\" or \"tensor\"");
       order.push_back(&w);
     }
     std::sort(order.begin(), order.end(), [](auto* a, auto* b) { return a->offset < b->offset; });

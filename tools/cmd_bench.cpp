@@ -18,7 +18,7 @@ namespace {
 using nlohmann::json;
 
 struct Options {
-  std::string model, isa, target, kv, profile;
+  std::string model, isa, target, kv, pipeline, profile;
   std::vector<int64_t> prompts = {512}, counts = {128}, scores, depths = {0};
   std::vector<unsigned> threads = {2};
   unsigned repeats = 5;
@@ -176,7 +176,7 @@ void print_table(const std::vector<Row>& rows, const LimitsByThreads& limits) {
 Status run(const Options& o) {
   if (!o.profile.empty() && (o.threads.size() != 1 || o.depths.size() != 1))
     return error("--profile: found ", o.threads.size(), " numbers of threads and ", o.depths.size(), " depths, expected one of each");
-  PRISM_TRY(auto model, load_model(o.model, {*std::max_element(o.threads.begin(), o.threads.end()), {o.isa}, o.target, o.kv}));
+  PRISM_TRY(auto model, load_model(o.model, {*std::max_element(o.threads.begin(), o.threads.end()), {o.isa, o.pipeline}, o.target, o.kv}));
   const rt::Program& p = model.executable->program();
   LimitsByThreads limits;
   if (o.limits && !model.executable->gpu()) {  // a GPU has others
@@ -225,6 +225,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   c->add_option("-r,--repeats", o->repeats, "Counted rounds, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
   add_target(*c, o->target);
   add_isa(*c, o->isa);
+  add_pipeline(*c, o->pipeline);
   add_kv(*c, o->kv);
   c->add_flag("!--no-limits", o->limits, "Do not measure what the machine can do");
   add_profile(*c, o->profile);

@@ -20,7 +20,7 @@ using analysis::KvOption;
 using analysis::Runner;
 using nlohmann::json;
 
-constexpr size_t kAtOnce = 8;   // variants that are compared side by side: each has its own weights in memory
+constexpr size_t kAtOnce = 8;   // variants that are compared side by side: each has its own cache
 
 struct Options {
   std::string model, text, isa;
@@ -68,9 +68,9 @@ class Planner {
  private:
   /// The model with a cache of these bits, "" for f16. Nothing of it is kept on disk.
   Result<CompiledModel> compile(const std::string& bits) { return compile_gguf(file_, {.isa = o_.isa, .kv = {ir::DType::F16, bits}}); }
-  Result<std::shared_ptr<rt::Executable>> executable(const std::string& bits) {
+  Result<std::shared_ptr<rt::Executable>> executable(const std::string& bits, std::shared_ptr<rt::Executable> like = {}) {
     PRISM_TRY(auto compiled, compile(bits));
-    return rt::Executable::from_program(std::move(compiled.program), {o_.threads, compiled.fill, {}});
+    return rt::Executable::from_program(std::move(compiled.program), {o_.threads, compiled.fill, {}, std::move(like)});
   }
 
   Result<std::vector<Quality>> compare(const std::shared_ptr<rt::Executable>& base, const std::vector<std::string>& plans) {
@@ -86,7 +86,7 @@ class Planner {
       };
       PRISM_CHECK(add("KV cache in f16", base));
       for (size_t i = 0; i < count; ++i) {
-        PRISM_TRY(auto variant, executable(plans[at + i]));
+        PRISM_TRY(auto variant, executable(plans[at + i], base));
         PRISM_CHECK(add("KV cache in " + plans[at + i], std::move(variant)));
       }
       PRISM_TRY(const auto result, analysis::run_in_lockstep(runners[0], std::span(runners).subspan(1), tokens_.ids, {o_.context, 128, o_.from, tokens_.bos, o_.threads, {}}));

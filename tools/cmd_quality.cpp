@@ -7,7 +7,9 @@
 #include <filesystem>
 
 #include "analysis/lockstep.h"
+#include "frontends/gguf/model.h"
 #include "frontends/gguf/synth.h"
+#include "passes/util.h"
 #include "tools/commands.h"
 #include "tools/model.h"
 #include "tools/quality_report.h"
@@ -26,6 +28,7 @@ struct Options {
   std::vector<std::string> against_kv;
   int64_t context = 0, chunk = 128, limit = 0, from = 0;
   unsigned threads = 0;
+  std::string each_layer;   // a type of insert-quantization
   bool prompt = false, noise_only = false, no_noise = false, reference = false, each_pass = false, json = false;
 };
 
@@ -37,11 +40,12 @@ struct Side {
   bool fed = false;
 };
 
-Result<Side> load(const Options& o, const std::string& name, const std::string& path, const std::string& kv, const std::string& pipeline) {
+/// `like`: a side of the same file; equal weights are in memory once.
+Result<Side> load(const Options& o, const std::string& name, const std::string& path, const std::string& kv, const std::string& pipeline, const Side* like = nullptr) {
   PRISM_TRY(const FileKind kind, file_kind(path));
   if (kind == FileKind::Prx && !pipeline.empty())
     return error(path, ": found a pipeline for a .prx, whose passes have run; give the model file it was compiled from");
-  PRISM_TRY(Model model, load_model(path, {o.threads, {o.isa, pipeline}, o.target, kv}));
+  PRISM_TRY(Model model, load_model(path, {o.threads, {o.isa, pipeline}, o.target, kv, like && like->path == path ? like->model.executable : nullptr}));
   return Side{name, path, std::move(model), o.prompt};
 }
 
@@ -54,12 +58,12 @@ bool is_pipeline(const std::string& against) {
 std::string variant_path(const Options& o) { return o.against.empty() || is_pipeline(o.against) ? o.model : o.against; }
 
 /// What --against and one of --against-kv, or "", name.
-Result<Side> load_variant(const Options& o, const std::string& against_kv) {
+Result<Side> load_variant(const Options& o, const std::string& against_kv, const Side* base) {
   std::string name = o.against;
   if (!against_kv.empty()) name += (name.empty() ? "" : ", ") + ("KV cache in " + against_kv);
   if (name.empty()) name = "compiled";  // beside the reference
   const bool passes = !o.against.empty() && is_pipeline(o.against);
-  return load(o, name, variant_path(o), against_kv.empty() ? o.kv : against_kv, passes ? o.against : o.pipeline);
+  return load(o, name, variant_path(o), against_kv.empty() ? o.kv : against_kv, passes ? o.against : o.pipeline, base);
 }
 
 /// Without the passes that reduce precision, but for the first `kept` of them.
@@ -87,7 +91,7 @@ Result<std::vector<Side>> load_each_pass(const Options& o) {
     sides.push_back(*std::move(base));
   }
   for (size_t kept = 1; kept <= reducing.size(); ++kept) {
-    PRISM_TRY(auto side, load(o, (kept > 1 ? "and " : "") + reducing[kept - 1], o.model, o.kv, without_reducing(pipeline, kept)));
+    PRISM_TRY(auto side, load(o, (kept > 1 ? "and " : "") + reducing[kept - 1], o.model, o.kv, without_reducing(pipeline, kept), sides.empty() ? nullptr : &sides[0]));
     sides.push_back(std::move(side));
   }
   return sides;
@@ -101,12 +105,39 @@ Result<std::vector<Side>> load_sides(const Options& o) {
     PRISM_TRY(auto base, load(o, "base", o.model, o.kv, o.pipeline));
     sides.push_back(std::move(base));
   }
-  if (o.noise_only) return sides;
+  if (o.noise_only || !o.each_layer.empty()) return sides;
   for (const std::string& kv : o.against_kv.empty() ? std::vector<std::string>{""} : o.against_kv) {
-    PRISM_TRY(auto variant, load_variant(o, kv));
+    PRISM_TRY(auto variant, load_variant(o, kv, sides.empty() ? nullptr : &sides[0]));
     sides.push_back(std::move(variant));
   }
   return sides;
+}
+
+/// The layers that have linears, as texts that the names of their weights contain.
+Result<std::vector<std::string>> layers_of(const Options& o) {
+  PRISM_TRY(const auto file, gguf::File::open(o.model));
+  PRISM_TRY(const auto module, gguf::build_module(file, {.weights = false}));
+  std::vector<std::string> layers;
+  for (const auto& g : module->graphs)
+    for (const ir::Operation& op : g->ops) {
+      if (op.op != ir::Op::Linear || !ir::is_float(op.operand(1)->type.dtype)) continue;
+      const std::string& name = op.operand(1)->name;
+      const std::string layer(passes::layer_of(name));
+      const std::string text = layer == name ? layer : layer + ".";
+      if (std::ranges::find(layers, text) == layers.end()) layers.push_back(text);
+    }
+  if (layers.empty()) return error(o.model, ": --each-layer: found no linear with weights of f32, f16 or bf16, expected at least one");
+  return layers;
+}
+
+/// One layer of the model rounded. Nothing of it is kept on disk.
+Result<Side> load_layer(const Options& o, const std::shared_ptr<gguf::File>& file, const std::string& layer) {
+  CompileOptions compile{o.isa, "insert-quantization{type=" + o.each_layer + ",protect=none,only=" + layer + "},fold-quantization", parse_kv(o.kv)};
+  PRISM_TRY(compile.target, parse_target(o.target));
+  PRISM_TRY(auto compiled, compile_gguf(file, compile));
+  Side side{layer, o.model, {}, o.prompt};
+  PRISM_TRY(side.model.executable, rt::Executable::from_program(std::move(compiled.program), {o.threads, compiled.fill, {}}));
+  return side;
 }
 
 /// The ids of the text, for both models the same.
@@ -151,8 +182,8 @@ std::function<void(int64_t, int64_t)> lockstep_progress() {
 }
 
 Status run(const Options& o) {
-  if (o.against.empty() && o.against_kv.empty() && !o.noise_only && !o.reference && !o.each_pass)
-    return error("found no variant, expected --against, --against-kv, --each-pass, --reference or --noise-only");
+  if (o.against.empty() && o.against_kv.empty() && !o.noise_only && !o.reference && !o.each_pass && o.each_layer.empty())
+    return error("found no variant, expected --against, --against-kv, --each-pass, --each-layer, --reference or --noise-only");
   PRISM_TRY(const std::string text, read_text(o.text));
   PRISM_TRY(const auto tokens, common_tokens(o.model, variant_path(o), text));
   const size_t ids = o.limit ? std::min(tokens.ids.size(), size_t(o.limit)) : tokens.ids.size();
@@ -162,7 +193,7 @@ Status run(const Options& o) {
     PRISM_TRY(reference, reference_session(o.model, o.kv));
   }
   PRISM_TRY(auto sides, load_sides(o));
-  const bool noise = !o.no_noise && !o.reference;
+  const bool noise = !o.no_noise && !o.reference && o.each_layer.empty();
   if (noise) {
     sides.push_back(sides[0]);
     sides.back().fed = !o.prompt;
@@ -176,10 +207,31 @@ Status run(const Options& o) {
     runners.push_back(std::move(runner));
   }
   const auto begin = std::chrono::steady_clock::now();
-  const analysis::LockstepOptions lockstep{context, o.chunk, o.from, tokens.bos, o.threads, lockstep_progress()};
-  PRISM_TRY(auto result, analysis::run_in_lockstep(runners[0], std::span(runners).subspan(1), std::span(tokens.ids).first(ids), lockstep));
-
+  const auto compare = [&] {
+    const analysis::LockstepOptions lockstep{context, o.chunk, o.from, tokens.bos, o.threads, lockstep_progress()};
+    return analysis::run_in_lockstep(runners[0], std::span(runners).subspan(1), std::span(tokens.ids).first(ids), lockstep);
+  };
   QualityReport report;
+  analysis::LockstepResult result;
+  if (o.each_layer.empty()) {
+    PRISM_TRY(result, compare());
+  } else {
+    PRISM_TRY(const auto layers, layers_of(o));
+    PRISM_TRY(const auto file, gguf::File::open(o.model));
+    for (const std::string& layer : layers) {
+      fprintf(stderr, "%s (%zu of %zu)\n", layer.c_str(), report.variants.size() + 1, layers.size());
+      runners.resize(1);
+      PRISM_TRY(const Side side, load_layer(o, file, layer));
+      PRISM_TRY(runners.emplace_back(), start(o, side, context));
+      PRISM_TRY(auto one, compare());
+      one.variants.insert(one.variants.begin(), std::make_move_iterator(result.variants.begin()), std::make_move_iterator(result.variants.end()));
+      one.base_seconds += result.base_seconds;
+      one.comparison_seconds += result.comparison_seconds;
+      result = std::move(one);
+      report.variants.push_back(layer);
+    }
+  }
+
   const rt::Program& p = sides[0].model.executable->program();
   report.model = p.name;
   PRISM_TRY(report.architecture, sides[0].model.metadata->get_string("general.architecture", "unknown"));
@@ -210,6 +262,7 @@ void add_quality(CLI::App& app, Action& chosen) {
   c->add_option("--against-kv", o->against_kv, "Element type of the variant's KV cache, or bits as --kv takes them; for several variants several, for example bf16,k8v8,k4v3")
       ->delimiter(',')->allow_extra_args(false)->check(kv_type);
   auto* each_pass = c->add_flag("--each-pass", o->each_pass, "The variants: the pipeline with the passes that reduce precision switched on one after the other, against none of them");
+  auto* each_layer = c->add_option("--each-layer", o->each_layer, "The variants: one layer after the other rounded to this, to see which to name in insert-quantization{keep=...}")->check(CLI::IsMember({"int8", "f16", "bf16"}));
   auto* reference = c->add_flag("--reference", o->reference, "Compare with the reference evaluator (f32, slow); without --against, the compiled model is the variant");
   auto* noise_only = c->add_flag("--noise-only", o->noise_only, "No variant, only the noise: the model against itself, its context read the other way (see --prompt)");
   auto* no_noise = c->add_flag("--no-noise", o->no_noise, "Leave the noise out");
@@ -225,6 +278,7 @@ void add_quality(CLI::App& app, Action& chosen) {
   add_pipeline(*c, o->pipeline);
   c->add_flag("--json", o->json, "Print JSON");
   each_pass->excludes(against)->excludes("--against-kv")->excludes(noise_only);
+  each_layer->excludes(against)->excludes("--against-kv")->excludes(noise_only)->excludes(each_pass)->excludes(reference);
   noise_only->excludes(against)->excludes("--against-kv")->excludes(no_noise)->excludes(reference);
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }

@@ -18,7 +18,7 @@ using Clock = std::chrono::steady_clock;
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 struct RunOptions {
-  std::string model, prompt, isa, target, kv, profile;
+  std::string model, prompt, isa, target, kv, pipeline, profile;
   int64_t count = 128, context = 0;
   unsigned threads = 0;
   bool persistent = false, json = false, reference = false, ignore_end = false;
@@ -37,7 +37,7 @@ Status run(const RunOptions& o) {
     PRISM_TRY(session, reference_session(o.model, o.kv));
     PRISM_TRY(tokenizer, load_tokenizer(o.model));
   } else {
-    PRISM_TRY(model, load_model(o.model, {o.threads, {o.isa}, o.target, o.kv}));
+    PRISM_TRY(model, load_model(o.model, {o.threads, {o.isa, o.pipeline}, o.target, o.kv}));
     PRISM_TRY(tokenizer, gguf::Tokenizer::create(*model.metadata));
   }
   PRISM_TRY(auto encoded, tokenizer->encode(o.prompt));
@@ -136,6 +136,7 @@ void add_run(CLI::App& app, Action& chosen) {
   c->add_option("--ctx", o->context, "Positions the KV cache holds; 0 = 4096 or what the run needs")->check(CLI::NonNegativeNumber);
   add_target(*c, o->target);
   add_isa(*c, o->isa);
+  add_pipeline(*c, o->pipeline);
   add_kv(*c, o->kv);
   c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");
   add_profile(*c, o->profile);

@@ -38,7 +38,7 @@ inline void add_kv(CLI::App& command, std::string& kv) {
 
 /// --pipeline: the passes to run.
 inline void add_pipeline(CLI::App& command, std::string& pipeline) {
-  command.add_option("--pipeline", pipeline, "Passes to run, for example \"canonicalize,fuse-attention{tile_k=128},...\"; default: cpu, cpu-avx512, cpu-amx or gpu, by target and --isa");
+  command.add_option("--pipeline", pipeline, "Passes to run, for example int8 or \"canonicalize,fuse-attention{tile_k=128},...\"; unless they end in plan-memory those of cpu, cpu-avx512, cpu-amx or gpu follow, by target and --isa");
 }
 
 /// -t: 0 = all cores.

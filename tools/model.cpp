@@ -19,6 +19,7 @@
 #include <xxhash.h>
 
 #include "codegen/cache.h"
+#include "codegen/fill_weight.h"
 #include "codegen/generate.h"
 #include "frontends/gguf/model.h"
 #include "frontends/gguf/synth.h"
@@ -195,8 +196,16 @@ Result<rt::ModelReference> reference_to(const gguf::File& f, unsigned threads) {
 
 Result<std::vector<passes::PipelineStep>> pipeline_of(const CompileOptions& o) {
   const rt::Isa isa = o.isa.empty() ? rt::best_isa() : rt::isa_from_name(o.isa).value();  // checked by the option
-  const std::string compression = o.kv.bits.empty() ? "" : "plan-kv-compression{bits=" + o.kv.bits + "},";
-  return passes::parse_pipeline(compression + (o.pipeline.empty() ? codegen::default_pipeline(o.target.device, isa) : o.pipeline));
+  std::vector<passes::PipelineStep> steps;
+  const auto add = [&](const std::string& text) -> Status {
+    PRISM_TRY(const auto more, passes::parse_pipeline(text));
+    steps.insert(steps.end(), more.begin(), more.end());
+    return ok();
+  };
+  if (!o.kv.bits.empty()) PRISM_CHECK(add("plan-kv-compression{bits=" + o.kv.bits + "}"));
+  PRISM_CHECK(add(o.pipeline));
+  if (steps.empty() || steps.back().pass->makes != ir::Level::Plan) PRISM_CHECK(add(codegen::default_pipeline(o.target.device, isa)));
+  return steps;
 }
 
 Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
@@ -222,8 +231,6 @@ Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
   }
   std::string before = ir::to_binary(m);
   PRISM_CHECK(passes::Manager(manager_options).run(m, pipeline));
-  if (m.level != ir::Level::Plan)
-    return error("--pipeline: the module is at level ", ir::level_name(m.level), " after it, expected plan; end it with plan-memory");
   PRISM_TRY(auto program, codegen::generate(m, generate));
   program.ir = std::move(before);
   return program;
@@ -253,7 +260,7 @@ Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std:
 Result<Model> load_model(const std::string& path, const ModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   Model model;
-  rt::LoadOptions load{options.threads, {}, stderr_progress()};
+  rt::LoadOptions load{options.threads, {}, stderr_progress(), options.like};
   PRISM_TRY(FileKind kind, file_kind(path));
   std::string prx = path;
   std::shared_ptr<gguf::File> file;

@@ -25,7 +25,7 @@ struct KvChoice {
 
 struct CompileOptions {
   std::string isa;        ///< cpu: empty = this machine's best
-  std::string pipeline;   ///< empty = the one made for the target
+  std::string pipeline;   ///< passes; those of the target follow unless it ends in plan-memory
   KvChoice kv;
   std::string dump_ir;    ///< folder for the module after every pass and the kernels' text
   Target target;
@@ -62,6 +62,7 @@ struct ModelOptions {
   CompileOptions compile;
   std::string target;     ///< --target; of a .prx: what it must be for, empty = what it is for
   std::string kv;         ///< --kv; likewise
+  std::shared_ptr<const rt::Executable> like = {};   ///< of the same file: see rt::LoadOptions
 };
 /// The tokenizer's and other facts that a .prx keeps of its GGUF file; `p` must outlive them. `path` begins error messages.
 Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path);

@@ -58,6 +58,8 @@ json to_json(const std::string& name, const analysis::VariantResult& v) {
 
 }  // namespace
 
+constexpr size_t kMostDetailed = 16;   // variants whose parts are listed
+
 void print_table(const QualityReport& r) {
   printf("%s (%s), %s, base: %s; %lld ids in %lld context%s of up to %lld\n", r.model.c_str(), r.architecture.c_str(), r.isa.c_str(), r.base.c_str(),
          (long long)r.ids, (long long)r.result.contexts, r.result.contexts == 1 ? "" : "s", (long long)r.context);
@@ -71,7 +73,7 @@ void print_table(const QualityReport& r) {
     else printf("%s\n", r.variants[v].c_str());
     print_row("all", summaries.all());
     const auto& buckets = summaries.buckets();
-    if (buckets.size() < 2) continue;
+    if (buckets.size() < 2 || r.variants.size() > kMostDetailed) continue;
     for (const auto& b : buckets)
       if (b.summary.positions() > 0) print_row(std::to_string(b.begin) + "-" + std::to_string(b.end - 1), b.summary);
   }

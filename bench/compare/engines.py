@@ -1,5 +1,6 @@
 """The programs that are compared: how they are built and how they are asked for speeds."""
 import dataclasses
+import datetime
 import json
 import os
 import pathlib
@@ -30,6 +31,14 @@ def run(command):
 
 def run_json(command):
     return json.loads(run(command).stdout)
+
+
+def circumstances():
+    """What a result begins with."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        cpu = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
+    done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return {"cpu": cpu, "commit": done.stdout.strip() or "unknown", "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
 def tokens_of(rows, phase):

@@ -107,7 +107,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
         rows = [*prism_quality(options, model, scratch), *llama_cpp_quality(options, programs, model, scratch)]
-    result = {"model": pathlib.Path(options.model).stem, "text": options.text.name, "context": options.ctx, "ids": options.limit, "rivals": {engines.LLAMA_CPP.name: f"{engines.LLAMA_CPP.package} {engines.LLAMA_CPP.version}"},
+    result = {**engines.circumstances(), "model": pathlib.Path(options.model).stem, "text": options.text.name, "context": options.ctx, "ids": options.limit, "rivals": {engines.LLAMA_CPP.name: f"{engines.LLAMA_CPP.package} {engines.LLAMA_CPP.version}"},
               "rows": rows}
     print(table(result))
     if options.output:

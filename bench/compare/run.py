@@ -9,13 +9,11 @@ cache folder outside the repository, and so does ik_llama.cpp with --ik. Both ru
 counts.
 """
 import argparse
-import datetime
 import itertools
 import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 
 import engines
@@ -26,17 +24,6 @@ from rows import ISA_OF_SET, MODELS, SETS, THREADS_OVER, Row
 
 def summary(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "samples": values}
-
-
-def cpu_model():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
-
-
-def commit():
-    done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"],
-                          capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def chosen_rows(options):
@@ -109,8 +96,7 @@ def compare(options):
     paths = {name: engines.model_path(name, MODELS, llama_cpp) for name in sorted(models)}
     limits = prism.limits(paths[rows[0].model], sorted({row.threads for row in rows}))
     ours, theirs, over, amounts = measure(options, rows, rivals, paths)
-    result = {"cpu": cpu_model(), "commit": commit(), "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-              "rounds": options.rounds, "rivals": {rival.name: f"{rival.package} {rival.version}, {prism.isa or 'GGML_NATIVE'}" for rival, _ in rivals},
+    result = {**engines.circumstances(), "rounds": options.rounds, "rivals": {rival.name: f"{rival.package} {rival.version}, {prism.isa or 'GGML_NATIVE'}" for rival, _ in rivals},
               "limits": list(limits.values()), "threads_over": [],
               "rows": [result_of(row, ours[row], theirs[row], amounts[row], limits) for row in rows]}
     if over:

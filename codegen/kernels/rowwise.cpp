@@ -4,6 +4,7 @@
 
 #include "codegen/kernels/weights.h"
 #include "codegen/pack.h"
+#include "ir/hadamard.h"
 
 namespace prism::codegen {
 
@@ -44,6 +45,7 @@ class RowWise {
       }
       case Op::RmsNorm: case Op::LayerNorm: return norm(o);
       case Op::Softmax: return softmax(o);
+      case Op::Hadamard: return hadamard_of(o);
       case Op::Quantize: return quantize(o);
       case Op::Glu: {
         PRISM_TRY(Row in, row_of(o.operand(0)));
@@ -186,6 +188,27 @@ class RowWise {
     const Row dst = returned ? Row{r_.buffer(out), b_.let(row_ * bytes)} : Row{work_.memory(out->name, Elem::U8, bytes), Ex(0)};
     rows_known_[out] = dst;
     work_.quantize(dst.buffer, dst.at, n, Ex(0), n / 32, [&](Ex i, int lanes) { return element(x, i, lanes); });
+    return ok();
+  }
+
+  Status hadamard_of(const ir::Operation& o) {
+    const ir::Value* out = o.result();
+    const int64_t n = width(out), block = ir::hadamard_block(n);
+    if (out->type.dtype != DType::F32 || (!b_.block_threads() && n % kLanes)) return r_.unsupported(o, "expected f32 rows of a multiple of 16");
+    PRISM_TRY(Row x, row_of(o.operand(0)));
+    const Row dst = destination(out);
+    const Ex scale(b_.block_threads() ? 1 / std::sqrt(double(block)) : 1.0);
+    work_.over(n, [&](Ex i, int lanes) { put(dst, i, b_.block_threads() ? element(x, i, lanes) * scale : element(x, i, lanes)); });
+    if (!b_.block_threads()) {
+      hadamard(b_, dst.buffer, dst.at, n);
+      return ok();
+    }
+    for (int64_t half = 1; half < block; half *= 2)
+      work_.over_each(n / 2, [&](Ex i) {
+        const Ex at = b_.let(dst.at + i / half * (2 * half) + i % half), low = b_.let(b_.load(dst.buffer, at)), high = b_.let(b_.load(dst.buffer, at + Ex(half)));
+        b_.store(dst.buffer, at, low + high);
+        b_.store(dst.buffer, at + Ex(half), low - high);
+      });
     return ok();
   }
 

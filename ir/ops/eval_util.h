@@ -55,6 +55,6 @@ void copy_elements(const Tensor& in, Tensor& out, Source&& source) {
 }
 
 /// Rounds each row of `size` values to what `t` can hold. False if the evaluator cannot make that format.
-bool round_rows(DType t, float* values, int64_t count, int64_t size);
+bool round_rows(DType t, float* values, int64_t count, int64_t size, Scales scales = Scales::Block);
 
 }  // namespace prism::ir

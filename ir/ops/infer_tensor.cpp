@@ -156,11 +156,14 @@ Result<Types> infer_Tail(InferContext& c) {
 }
 
 Result<Types> infer_Quantize(InferContext& c) {
-  PRISM_TRY(std::string format, c.one_of("format", {"q8a", "i8", "u8"}));
+  PRISM_TRY(std::string format, c.one_of("format", {"q8a", "q8_0", "i8", "u8"}));
   const DType dtype = *dtype_from_name(format);
-  if (dtype == DType::Q8A && divides(32, c.axis("d"), c.module.ranges()) != Answer::Yes)
-    return c.fail("x is ", c.type(0).str(), ", expected a last axis divisible by 32");
-  if (dtype != DType::Q8A && !(c.attr<double>("scale") > 0))
+  PRISM_TRY(const std::string scales, c.one_of("scales", {"block", "row", "tensor"}));
+  if (scales != "block" && dtype != DType::Q8_0) return c.fail("scales is ", scales, ", expected block for ", format);
+  const bool blocks = info(dtype).quantized;
+  if (blocks && divides(info(dtype).block, c.axis("d"), c.module.ranges()) != Answer::Yes)
+    return c.fail("x is ", c.type(0).str(), ", expected a last axis divisible by ", info(dtype).block);
+  if (!blocks && !(c.attr<double>("scale") > 0))
     return c.fail("scale is ", c.attr<double>("scale"), ", expected > 0 for ", format);
   return Types{Type::tensor(dtype, c.type(0).shape)};
 }

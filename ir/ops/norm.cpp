@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "ir/hadamard.h"
 #include "ir/ops/eval_util.h"
 
 namespace prism::ir {
@@ -32,19 +33,7 @@ Status eval_RmsNorm(EvalContext& c) {
 }
 
 Status eval_Hadamard(EvalContext& c) {
-  return each_row(c, [&](const float* x, float* y, int64_t n) {
-    const int64_t block = n & -n;
-    const double scale = 1 / std::sqrt(double(block));
-    std::vector<double> v(x, x + n);
-    for (int64_t half = 1; half < block; half *= 2)
-      for (int64_t i = 0; i < n; ++i) {
-        if (i & half) continue;
-        const double a = v[i], b = v[i + half];
-        v[i] = a + b;
-        v[i + half] = a - b;
-      }
-    for (int64_t i = 0; i < n; ++i) y[i] = float(v[i] * scale);
-  });
+  return each_row(c, hadamard_row);
 }
 
 Status eval_LayerNorm(EvalContext& c) {

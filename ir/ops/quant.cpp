@@ -13,7 +13,7 @@ Status eval_Quantize(EvalContext& c) {
   if (out.i.empty()) {
     out.f = x.f;
     const Rows rows = rows_of(out);
-    if (!round_rows(format, out.f.data(), rows.count, rows.size)) {
+    if (!round_rows(format, out.f.data(), rows.count, rows.size, *scales_from_name(c.op.attr<std::string>("scales")))) {
       return error("cannot make rows of ", rows.size, " in ", info(format).name);
     }
     return ok();

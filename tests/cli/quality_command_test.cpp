@@ -129,6 +129,22 @@ TEST_F(QualityCommand, OnlyPromptsAreRoundedToBf16) {
   EXPECT_NEAR(double(other_way["variants"][0]["all"]["kl"]["mean"]) / noise, 1, 0.5);
 }
 
+/// Passes that do not lower come before the target's; each layer alone loses less than all of them, and only their own.
+TEST_F(QualityCommand, RoundedLinearsAndEachLayerOfThem) {
+  const auto kl = [](const json& variant) { return double(variant["all"]["kl"]["mean"]); };
+  const json all = quality({"--against", "insert-quantization{protect=none},fold-quantization", "--limit", "60", "--no-noise"});
+  EXPECT_GT(kl(all["variants"][0]), 1e-9);
+  const json kept = quality({"--against", "insert-quantization{protect=none,keep=blk.0./output},fold-quantization", "--limit", "60", "--no-noise"});
+  EXPECT_EQ(kl(kept["variants"][0]), 0);
+  const json layers = quality({"--each-layer", "int8", "--limit", "60"});
+  ASSERT_EQ(layers["variants"].size(), 2u);
+  EXPECT_EQ(layers["variants"][0]["name"], "blk.0.");
+  EXPECT_EQ(layers["variants"][1]["name"], "output.weight");
+  for (const json& v : layers["variants"]) EXPECT_GT(kl(v), 1e-9);
+  EXPECT_TRUE(layers["noise"].is_null());
+  shop->must_fail(command({"--each-layer", "int9"}), {"--each-layer", "int9"});
+}
+
 TEST_F(QualityCommand, NoiseAloneOfTheLaterPositions) {
   const json report = quality({"--noise-only", "--from", "90", "--isa", "generic"});
   EXPECT_TRUE(report["variants"].empty());

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 
+#include "codegen/fill_weight.h"
 #include "codegen/generate.h"
 #include "ir/eval.h"
 #include "ir/text.h"

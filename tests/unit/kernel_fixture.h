@@ -5,6 +5,7 @@
 #include <map>
 #include <random>
 
+#include "codegen/fill_weight.h"
 #include "codegen/generate.h"
 #include "ir/text.h"
 #include "passes/pass.h"

@@ -5,6 +5,7 @@
 
 #include "codegen/kir/kir.h"
 #include "ir/eval.h"
+#include "codegen/pack.h"
 #include "kernel_fixture.h"
 
 namespace prism {
@@ -120,6 +121,22 @@ TEST_P(Kernels, RowWise) {
     ASSERT_TRUE(fixture) << fixture.message();
     KernelFixture& f = **fixture;
     for (const auto& [name, ops] : chains) check_rows(f, name, width, 2e-5);
+  }
+}
+
+/// Rows of one block, of several, and of more than a block's 512; in a kernel of its own, and followed by q8a and integer products.
+TEST_P(Kernels, HadamardAndWhatIsQuantizedAfterIt) {
+  for (int64_t width : {16, 96, 576, 1024, 1536}) {
+    const std::string w = std::to_string(width);
+    std::string graphs = "  graph @alone(%x: f32[?seq," + w + "]) -> (f32[?seq," + w + "]) {\n    %n = silu(%x) : f32[?seq," + w + "]\n    %y = hadamard(%n) : f32[?seq," + w +
+                         "]\n    return %y\n  }\n";
+    if (width % 32 == 0)
+      graphs += "  graph @product(%x: f32[?seq," + w + "]) -> (f32[?seq,48]) {\n    %r = hadamard(%x) : f32[?seq," + w + "]\n    %q = quantize(%r) {format=q8a} : q8a[?seq," + w +
+                "]\n    %y = linear(%q, @w) : f32[?seq,48]\n    return %y\n  }\n";
+    auto fixture = KernelFixture::create("module @m level=graph {\n  dim ?seq in [1,64]\n  weight @w : q8_0[48," + std::to_string((width + 31) / 32 * 32) + "]\n" + graphs + "}\n", GetParam());
+    ASSERT_TRUE(fixture) << fixture.message();
+    check_rows(**fixture, "alone", width, 1e-6);
+    if (width % 32 == 0) check_rows(**fixture, "product", width, tolerance(1e-3, rt::Isa::Amx));  // a rounding may go the other way
   }
 }
 
@@ -355,6 +372,47 @@ TEST(Pack, SwizzledTilesArePaddedAndTheirChunksTradePlaces) {
   EXPECT_FALSE(fill(w, std::span(out).first(out.size() - 1)));
   const auto status = fill({"w", "f16", "swizzled", {rows, columns}, 0, 4 * 8192, {"w"}, 0}, out);
   EXPECT_EQ(status.message(), "weight w: f16 has no swizzled layout");
+}
+
+/// Packed weights of sources in another type, against the evaluator's, which are row after row.
+TEST(Pack, ConvertedSourcesAreTheEvaluators) {
+  constexpr int64_t rows = 32, columns = 96;
+  std::mt19937 rng(3);
+  const std::vector<uint8_t> a = random_weights(DType::F32, rows * columns, rng), c = random_weights(DType::F32, rows * columns, rng);
+  for (DType type : {DType::Q8_0, DType::F16, DType::BF16, DType::F32})
+    for (ir::Scales scales : {ir::Scales::Block, ir::Scales::Row, ir::Scales::Tensor})
+      for (bool hadamard : {false, true})
+        for (int64_t interleave : {0, 16}) {
+          ir::Module m;
+          for (const auto& [name, data] : {std::pair("a", &a), {"c", &c}}) {
+            ir::Weight* w = m.add_weight(name, ir::Type::tensor(DType::F32, {ir::Dim(rows), ir::Dim(columns)}));
+            w->data = data->data();
+            w->bytes = data->size();
+          }
+          ir::Weight* w = m.add_weight("w", ir::Type::tensor(type, {ir::Dim(2 * rows), ir::Dim(columns)}));
+          w->sources = {"a", "c"};
+          w->interleave = interleave;
+          w->conversion = {hadamard, scales};
+          const auto want = ir::Evaluator(m).weight(&w->value);
+          ASSERT_TRUE(want) << want.message();
+          const auto made = [&](const std::string& layout, size_t bytes) {
+            rt::Weight made{"w", std::string(ir::info(type).name), layout, {2 * rows, columns}, 0, bytes, {"a", "c"}, interleave, hadamard, std::string(ir::scales_name(scales))};
+            std::vector<uint8_t> out(bytes);
+            const Status status = codegen::fill_weight(made, [&](const std::string& n) -> Result<codegen::SourceTensor> {
+              return codegen::SourceTensor{DType::F32, {rows, columns}, (n == "a" ? a : c).data()};
+            }, out);
+            EXPECT_TRUE(status) << status.message();
+            return out;
+          };
+          const size_t row_bytes = size_t(columns) / ir::info(type).block * ir::info(type).bytes;
+          const auto straight = made("row_major", 2 * rows * row_bytes);
+          std::vector<float> values(2 * rows * columns);
+          for (size_t r = 0; r < 2 * rows; ++r) ir::dequantize_row(type, &straight[r * row_bytes], &values[r * columns], columns);
+          EXPECT_EQ(values, (*want)->f) << ir::info(type).name << " " << int(scales) << hadamard << interleave;
+          std::vector<uint8_t> packed(size_t(codegen::rows16_bytes(type, 2 * rows, columns)));
+          codegen::pack_rows16(type, 2 * rows, columns, [&](int64_t r) { return &straight[size_t(r) * row_bytes]; }, 0, 2 * rows / 16, packed.data());
+          EXPECT_EQ(made("rows16", packed.size()), packed) << ir::info(type).name << " " << int(scales) << hadamard << interleave;
+        }
 }
 
 TEST(Pack, SourceOfAnotherTypeIsAnError) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 
+#include "codegen/fill_weight.h"
 #include "codegen/generate.h"
 #include "ir/eval.h"
 #include "ir/kv_pages.h"

@@ -192,6 +192,34 @@ TEST_P(EveryPass, KeepsTheNumbers) {
   EXPECT_EQ(m->level, Level::Plan);
 }
 
+/// What is inserted and then folded computes the same numbers; rotated and rounded to 8 bits they are near the model's, to 16 nearer.
+TEST(Quantization, IsFoldedWithoutChange) {
+  const BisectCase at = call(5, 9, 5);
+  const auto changed = [&](const std::string& insert) {
+    auto m = tiny_model({.name = "llama"});
+    const auto before = evaluate(*m, at);
+    run(*m, insert);
+    const auto inserted = evaluate(*m, at);
+    run(*m, "fold-quantization,dce");
+    const auto folded = evaluate(*m, at);
+    EXPECT_TRUE(before && inserted && folded) << before.message() << inserted.message() << folded.message();
+    if (!before || !inserted || !folded) return 1.0;
+    EXPECT_EQ(relative_error((*inserted)[0], (*folded)[0]), 0) << insert;
+    for (const Operation& op : m->graphs[0]->ops) EXPECT_NE(op.op, Op::Dequantize) << insert;
+    return relative_error((*before)[0], (*folded)[0]);
+  };
+  const double block = changed("insert-quantization{protect=none}"), half = changed("insert-quantization{type=f16,protect=none}");
+  EXPECT_GT(half, 0);
+  EXPECT_LT(half, block / 5);
+  EXPECT_LT(block, 0.02);
+  for (const char* scales : {"row", "tensor"}) {
+    const double coarser = changed("insert-quantization{protect=none,scales=" + std::string(scales) + "}");
+    EXPECT_GT(coarser, block) << scales;
+    EXPECT_LT(coarser, 0.04) << scales;
+  }
+  EXPECT_EQ(changed("insert-quantization{only=blk.0.attn_q}"), 0) << "both layers are protected";
+}
+
 TEST_P(EveryPass, LayersHaveTheExpectedKernels) {
   auto m = tiny_model(GetParam());
   ASSERT_NO_FATAL_FAILURE(run(*m, "cpu"));

@@ -88,6 +88,8 @@ void expect_equal(const Program& a, const Program& b) {
     EXPECT_EQ(a.weights[i].bytes, b.weights[i].bytes);
     EXPECT_EQ(a.weights[i].sources, b.weights[i].sources);
     EXPECT_EQ(a.weights[i].interleave, b.weights[i].interleave);
+    EXPECT_EQ(a.weights[i].hadamard, b.weights[i].hadamard);
+    EXPECT_EQ(a.weights[i].scales, b.weights[i].scales);
   }
   ASSERT_EQ(a.kv.size(), b.kv.size());
   for (size_t i = 0; i < a.kv.size(); ++i) {
@@ -107,6 +109,8 @@ Program rich_program() {
   p.ir = std::string("\0ir\xff", 4);
   p.kv = {{"f32", 2, 3, 17}, {"f16", 4, 64, 512}, {"f16", 4, 64, 512, 0, 0, 1024}};
   p.weights[0].interleave = 8;
+  p.weights[0].hadamard = true;
+  p.weights[0].scales = "row";
   p.weights[1].sources = {"a", "b", ""};
   p.entries[0].launches[1].args[2].offset = 12;
   p.kernels[0].computes = "append to a cache";
@@ -159,6 +163,28 @@ TEST(Prx, RunsFromAFileAndFromMemory) {
   expect_works(*referenced);
   expect_works(*embedded);  // its file was replaced, its mapping stays
   expect_works(tiny_executable());
+}
+
+TEST(Prx, WeightsOfAProgramLikeItAreInMemoryOnce) {
+  TemporaryFolder folder;
+  LoadOptions options;
+  options.fill = fill_tiny;
+  auto first = Executable::from_program(tiny_program(), options);
+  ASSERT_TRUE(first) << first.message();
+  options.like = *first;
+  const auto second = Executable::from_program(tiny_program(), options), third = Executable::load(write(folder, tiny_program(), fill_tiny), options);
+  ASSERT_TRUE(second && third);
+  EXPECT_EQ((*second)->weights(), (*first)->weights());
+  EXPECT_EQ((*third)->weights(), (*first)->weights());
+  Program other = tiny_program();
+  other.weights[0].hadamard = true;
+  const auto own = Executable::from_program(other, options);
+  ASSERT_TRUE(own) << own.message();
+  EXPECT_NE((*own)->weights(), (*first)->weights());
+  options.like.reset();
+  first = *own;  // the others keep what they use
+  expect_works(*second);
+  expect_works(*third);
 }
 
 TEST(Prx, ReferencedWeightsNeedAFiller) {
