@@ -15,6 +15,7 @@
 #include "ir/text.h"
 #include "passes/plan_memory.h"
 #include "runtime/base/checked.h"
+#include "runtime/base/kv_pages.h"
 
 namespace prism::codegen {
 
@@ -160,6 +161,22 @@ class Generator {
     return ok();
   }
 
+  /// Of a compressed cache that can get many positions at once, what is exact lies in the workspace until it is read: nobody may append to
+  /// another in between. `staged`: the layer that did last.
+  Status keeps_stage(const ir::Graph& g, const ir::Operation& kernel, const std::map<const ir::Value*, uint32_t>& layers, std::optional<uint32_t>& staged) const {
+    for (const ir::Operation& o : kernel.body->ops) {
+      const bool append = o.op == ir::Op::KvAppend, reads = o.op == ir::Op::FlashAttention;
+      if (!append && !reads && o.op != ir::Op::KvDemote) continue;
+      const ir::Value* cache = o.operand(reads ? 1 : 0);
+      const int64_t most = std::max(o.attr<int64_t>("most_tokens"), reads ? o.attr<int64_t>("most_appended") : 0);
+      if (!cache->type.is_compressed() || most <= rt::kKvRollback) continue;
+      const uint32_t layer = layers.at(kernel.operand(cache->index));
+      if (append) staged = layer;
+      else if (staged != layer) return error("graph @", g.name, ": ", ir::info(o.op).mnemonic, " of KV cache ", layer, ": found an append to another compressed cache before it, expected it right after its own");
+    }
+    return ok();
+  }
+
   Status entry(const ir::Graph& g) {
     rt::EntryPoint e;
     e.name = g.name;
@@ -179,6 +196,7 @@ class Generator {
     for (const auto& [k, v] : m_.attrs)
       if (k == g.name + ".input_offsets") input_offsets = std::get<std::vector<int64_t>>(v);
     std::vector<std::pair<size_t, size_t>> own_memory;  // launch and argument: workspaces and counters
+    std::optional<uint32_t> staged;
     size_t input = 0;
     for (const auto& a : g.args) {
       if (a->type.is_kv()) {
@@ -209,6 +227,7 @@ class Generator {
         while (inner->def) inner = inner->def->operand(0);
         kv_layer[v] = kv_layer.at(op.operand(inner->index));
       }
+      PRISM_CHECK(keeps_stage(g, op, kv_layer, staged));
       PRISM_TRY(size_t k, kernel(op));
       rt::Launch launch;
       launch.kernel = uint32_t(k);
@@ -277,7 +296,7 @@ class Generator {
     for (auto [launch, arg] : args) {
       const LoweredKernel& k = lowered_[e.launches[launch].kernel];
       const bool counter = k.args[arg].from == ArgSource::From::Counters;
-      e.launches[launch].args[arg].offset = counter ? kCountersLater : workspace;
+      e.launches[launch].args[arg].offset = counter ? kCountersLater : workspace + k.args[arg].index;
       bytes = std::max(bytes, k.workspace_bytes);
       counters_ = std::max(counters_, k.counters);
     }

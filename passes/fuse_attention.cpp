@@ -14,6 +14,12 @@ namespace {
 
 constexpr int64_t kKeyBlock = 32;  // two of the cache's blocks of 16 positions, a column of matrix registers
 
+/// Of the step that a compressed cache is read in.
+int64_t most_appended(const Value* kv, const Dim::Ranges& ranges) {
+  const Operation* append = kv->def && kv->def->op == Op::KvDemote ? kv->def->operand(0)->def : kv->def;
+  return append && append->op == Op::KvAppend ? append->operand(1)->type.dim(0).bounds(ranges).hi : 0;
+}
+
 void most_tokens(Operation& append, int64_t rows) {
   append.attrs["most_tokens"] = rows;
   for (const Use& u : append.result()->uses)
@@ -34,6 +40,7 @@ Status fuse_attention(Module& m, const Options& options) {
       const int64_t rows = op.operand(0)->type.dim(0).bounds(entry_ranges(m, *g)).hi;
       AttrMap attrs = op.attrs;
       attrs["most_tokens"] = rows;
+      if (const int64_t appended = op.operand(1)->type.is_compressed() ? most_appended(op.operand(1), entry_ranges(m, *g)) : 0; appended > rows) attrs["most_appended"] = appended;
       attrs["tile_k"] = window > 0 && window < tile_k ? int64_t(round_up(window, kKeyBlock)) : tile_k;
       Operation* flash = g->insert(Op::FlashAttention, op.operands(), std::move(attrs), op.result()->type, &op);
       op.result()->replace_all_uses_with(flash->result());

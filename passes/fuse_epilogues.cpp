@@ -146,19 +146,21 @@ class Fuser {
     }
   }
 
+  /// The region is for the tokens that are appended; queries may be fewer, and then come from elsewhere.
   void fuse_append(Operation* append) {
     llvm::SetVector<Operation*> region;
+    const Dim tokens = append->operand(1)->type.dim(0);
     region.insert(append);
     const Value* cache = append->result();
     if (const Operation* demote = only_user(cache); demote && demote->op == Op::KvDemote) cache = demote->result();
     for (const Use& u : cache->uses) {
       if (u.op->op != Op::FlashAttention) continue;
       Operation* query = u.op->operand(0)->def;
-      if (query && !claimed(query) && belongs_to_append(*query)) region.insert(query);
+      if (query && !claimed(query) && belongs_to_append(*query) && query->result()->type.dim(0) == tokens) region.insert(query);
     }
     auto joins = [&](const Operation* op) {
       return op && !claimed(op) && !region.contains(const_cast<Operation*>(op)) && belongs_to_append(*op) &&
-             !graph_.returned(op->result()) &&
+             op->result()->type.dim(0) == tokens && !graph_.returned(op->result()) &&
              llvm::all_of(op->result()->uses, [&](const Use& u) { return region.contains(u.op); });
     };
     for (size_t before = 0; before != region.size();) {  // an op joins once all its users have
@@ -205,11 +207,30 @@ class Fuser {
   llvm::DenseSet<const Operation*> claimed_;
 };
 
+bool feeds_compressed_cache(const Operation& kernel) {
+  return kernel.body && llvm::any_of(kernel.body->ops, [](const Operation& o) { return (o.op == Op::KvAppend || o.op == Op::KvDemote) && o.result()->type.is_compressed(); });
+}
+
+/// What is appended to a compressed cache is read right after: its kernels go to before their first user.
+void sink_appends(Graph& g) {
+  llvm::SmallVector<Operation*> kernels;
+  for (Operation& op : g.ops)
+    if (feeds_compressed_cache(op)) kernels.push_back(&op);
+  for (Operation* kernel : llvm::reverse(kernels)) {
+    const auto uses_it = [&](const Operation& op) { return llvm::any_of(op.operands(), [&](const Value* v) { return v->def == kernel; }); };
+    const auto user = std::find_if(std::next(kernel->getIterator()), g.ops.end(), uses_it);
+    if (user != g.ops.end()) g.ops.splice(user, g.ops, kernel->getIterator());
+  }
+}
+
 }  // namespace
 
 Status fuse_epilogues(Module& m, const Options& options) {
   const bool norms_of_linears = options.get("norms", "apart") == "linear";
-  for (const auto& g : m.graphs) Fuser(*g, norms_of_linears).run();
+  for (const auto& g : m.graphs) {
+    Fuser(*g, norms_of_linears).run();
+    sink_appends(*g);
+  }
   return ok();
 }
 

@@ -18,14 +18,17 @@ using Clock = std::chrono::steady_clock;
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 struct RunOptions {
-  std::string model, prompt, isa, target, kv, pipeline, profile;
+  std::string model, prompt, file, isa, target, kv, pipeline, profile;
   int64_t count = 128, context = 0;
   unsigned threads = 0;
   bool persistent = false, json = false, reference = false, ignore_end = false;
   rt::SamplerOptions sampler;
 };
 
-Status run(const RunOptions& o) {
+Status run(RunOptions o) {
+  if (!o.file.empty()) {
+    PRISM_TRY(o.prompt, read_text(o.file));
+  }
   PRISM_TRY(auto sampler, rt::Sampler::create(o.sampler));
   if (o.reference && !o.profile.empty()) return error("--profile: found --reference, expected kernels to measure");
   rt::Profile profile;
@@ -124,7 +127,9 @@ void add_run(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<RunOptions>();
   CLI::App* c = app.add_subcommand("run", "Generate text with a model (.gguf is compiled once and cached, .prx runs as it is)");
   c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
-  c->add_option("-p,--prompt", o->prompt, "Text to continue")->required();
+  auto* prompt = c->add_option_group("prompt")->require_option(1);
+  prompt->add_option("-p,--prompt", o->prompt, "Text to continue");
+  prompt->add_option("-f,--file", o->file, "File of text to continue, - for standard input");
   c->add_option("-n,--count", o->count, "Tokens to generate at most")->capture_default_str()->check(CLI::Range(int64_t(1), int64_t(1) << 30));
   c->add_option("--temp", o->sampler.temperature, "Temperature; 0 picks the likeliest token")->capture_default_str();
   c->add_option("--top-k", o->sampler.top_k, "Keep the k likeliest tokens; 0 keeps all")->capture_default_str();

@@ -281,7 +281,10 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
       PRISM_TRY(auto compiled, compile_gguf(file, compile));
       model.compiled_now = true;
       const rt::WeightFiller embed = file->is_made() ? nullptr : compiled.fill;
-      if (auto written = rt::write_executable(compiled.program, prx, embed, load.progress); written) {
+      if (options.like) {  // a variant that is looked at once
+        load.fill = compiled.fill;
+        PRISM_TRY(model.executable, rt::Executable::from_program(std::move(compiled.program), load));
+      } else if (auto written = rt::write_executable(compiled.program, prx, embed, load.progress); written) {
         PRISM_TRY(model.executable, rt::Executable::load(prx, load));
       } else {  // no room or no permission for a cache: run from memory
         fprintf(stderr, "prism: not cached: %s\n", written.message().c_str());

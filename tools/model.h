@@ -62,7 +62,7 @@ struct ModelOptions {
   CompileOptions compile;
   std::string target;     ///< --target; of a .prx: what it must be for, empty = what it is for
   std::string kv;         ///< --kv; likewise
-  std::shared_ptr<const rt::Executable> like = {};   ///< of the same file: see rt::LoadOptions
+  std::shared_ptr<const rt::Executable> like = {};   ///< of the same file: see rt::LoadOptions; what is compiled is not cached then
 };
 /// The tokenizer's and other facts that a .prx keeps of its GGUF file; `p` must outlive them. `path` begins error messages.
 Result<std::shared_ptr<gguf::File>> metadata_of(const rt::Program& p, const std::string& path);

@@ -32,7 +32,12 @@ class Append {
       std::function<void(Ex token, Ex head, const Buffer& x)> store;
     };
     std::vector<Part> parts;
-    ir::Dim tokens;
+    std::optional<ir::Dim> of_all;
+    const auto same_tokens = [&](const ir::Value* v) -> Status {
+      if (of_all && !(*of_all == v->type.dim(0))) return error("append kernel: %", v->name, " is ", v->type.str(), ", expected ", of_all->str(), " rows as of its other results");
+      of_all = v->type.dim(0);
+      return ok();
+    };
     for (const ir::Value* v : r_.body.returns) {
       if (v->type.is_kv()) {
         const ir::Operation& append = *v->def;
@@ -40,7 +45,7 @@ class Append {
         const ir::Value* kv = append.operand(0);
         PRISM_TRY(Chain k, trace(append.operand(1)));
         PRISM_TRY(Chain val, trace(append.operand(2)));
-        tokens = append.operand(1)->type.dim(0);
+        PRISM_CHECK(same_tokens(append.operand(1)));
         const Ex past = b_.let(r_.dim(kv->type.dim(0))), room = r_.kv_room(kv->type);
         const ir::Type type = kv->type;
         if (kv->type.is_compressed()) {
@@ -63,7 +68,7 @@ class Append {
         }});
       } else {
         PRISM_TRY(Chain q, trace(v));
-        tokens = v->type.dim(0);
+        PRISM_CHECK(same_tokens(v));
         const Buffer out = r_.buffer(v);
         const int64_t heads = q.heads, d = q.size;
         parts.push_back({q, [=, this](Ex token, Ex head, const Buffer& x) {
@@ -72,6 +77,7 @@ class Append {
         }});
       }
     }
+    const ir::Dim tokens = *of_all;
     int64_t total = 0, widest = 0;
     for (const Part& p : parts) {
       total += p.chain.heads;

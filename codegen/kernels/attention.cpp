@@ -37,7 +37,7 @@ Status CpuAttention::read(int64_t unit) {
   values_ = r_.values(kv);
   if (kv->type.is_compressed()) {
     if (tile_k_ != rt::kKvPage || !causal_) return r_.unsupported(*op_, "a compressed cache needs causal attention in tiles of " + std::to_string(rt::kKvPage) + " keys");
-    stores_.emplace(open_kv_stores(r_, kv, op_->attr<int64_t>("most_tokens")));
+    stores_.emplace(open_kv_stores(r_, kv, std::max(op_->attr<int64_t>("most_tokens"), op_->attr<int64_t>("most_appended"))));
   }
   tokens_ = b_.let(r_.dim(op_->operand(0)->type.dim(0)));
   total_ = b_.let(r_.dim(kv->type.dim(0)));

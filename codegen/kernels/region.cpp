@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/base/checked.h"
+
 namespace prism::codegen {
 
 using namespace kir;
@@ -87,9 +89,10 @@ Error Region::unsupported(const ir::Operation& op, const std::string& why) const
 }
 
 Buffer Region::workspace(Elem elem, int64_t elements) {
-  workspace_bytes_ = elements * elem_bytes(elem);
-  args.push_back({ArgSource::From::Workspace, 0});
-  return b.arg("workspace", elem, true);
+  const int64_t at = int64_t(round_up(uint64_t(workspace_bytes_), 256));
+  workspace_bytes_ = at + elements * elem_bytes(elem);
+  args.push_back({ArgSource::From::Workspace, uint32_t(at)});
+  return b.arg(at ? "workspace" + std::to_string(at) : "workspace", elem, true);
 }
 
 Buffer Region::counters(int64_t n) {

@@ -29,8 +29,9 @@ class RowWise {
       case Op::Positions: return ok();  // read by embedding below
       case Op::Embedding: return embedding(o);
       case Op::Reshape: {
-        PRISM_TRY(Row in, row_of(o.operand(0)));
         if (!(rows_of(out) == rows_)) return r_.unsupported(o, "changes the rows");
+        if (r_.is_argument(o.operand(0)) && !(rows_of(o.operand(0)) == rows_)) return alias(out, {r_.buffer(o.operand(0)), b_.let(row_ * width(out))});
+        PRISM_TRY(Row in, row_of(o.operand(0)));
         return alias(out, in);
       }
       case Op::Slice: {

@@ -38,7 +38,8 @@ TEST_F(CliErrors, WrongCommandLines) {
   shop->must_fail({}, {"a subcommand is required", "prism --help"});
   shop->must_fail({"frobnicate"}, {"found 'frobnicate', expected a subcommand", "prism --help"});
   shop->must_fail({"run"}, {"run: model is required", "prism run --help"});
-  shop->must_fail({"run", gguf}, {"run: --prompt is required"});
+  shop->must_fail({"run", gguf}, {"run: ", "--prompt", "--file"});
+  shop->must_fail({"run", gguf, "-f", shop->path("nothing.txt")}, {"nothing.txt", "cannot open"});
   shop->must_fail({"run", gguf, "-p", "a", "--frob"}, {"--frob", "prism run --help"});
   shop->must_fail({"run", gguf, "-p", "a", "-n", "0"}, {"--count", "0", "1 to "});
   shop->must_fail({"run", gguf, "-p", "a", "-n", "many"}, {"--count", "many"});

@@ -53,6 +53,13 @@ TEST_F(Cli, RunCompilesOnceAndContinuesThePrompt) {
   EXPECT_EQ(second["ids"], first["ids"]);
 }
 
+TEST_F(Cli, APromptCanBeAFileOrStandardInput) {
+  const json said = json::parse(shop->must({"run", gguf, "-p", "a", "-n", "25", "--json"}));
+  shop->write_text("prompt.txt", "a");
+  EXPECT_EQ(json::parse(shop->must({"run", gguf, "-f", shop->path("prompt.txt"), "-n", "25", "--json"}))["ids"], said["ids"]);
+  EXPECT_EQ(json::parse(shop->must({"run", gguf, "-f", "-", "-n", "25", "--json"}, "a"))["ids"], said["ids"]);
+}
+
 TEST_F(Cli, StreamedTextIsNeverCutInsideACharacter) {
   const Outcome o = shop->run({"run", gguf, "-p", "a", "-n", "36"});
   ASSERT_EQ(o.exit_code, 0) << o.err;

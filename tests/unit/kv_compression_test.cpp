@@ -54,29 +54,21 @@ class Model {
             (s.second_window ? "    %b = attention(%qp, %kv1) {scale=0.1, window=" + std::to_string(s.second_window) + "} : " + q + "\n    %rows2 = reshape(%b) {shape=\"?seq," + width +
                                    "\"} : f32[?seq," + width + "]\n    %rows = add(%rows1, %rows2) : f32[?seq," + width + "]\n" : "") +
             "    %y = linear(%rows, @o) : f32[?seq,48]\n    %t = tail(%y) {rows=\"?out\"} : f32[?out,48]\n    return %t, %kv1\n  }\n}\n";
-    std::mt19937 rng(5);
-    std::normal_distribution<float> normal;
-    const auto m = module("");
-    for (auto& w : m->weights) {
-      std::vector<float>& v = weights_[w->value.name];
-      v.resize(size_t(*w->value.type.elements()));
-      const float spread = w->value.name == "embd" || w->value.name == "kb" ? 1 : 1.2f / std::sqrt(float(s.heads * s.size));
-      for (float& x : v) x = spread * normal(rng);
-      if (w->value.name == "kb") v[size_t(s.size) / 2 + 3] = 40;
-    }
-    for (int64_t i = 0; i < kPositions; ++i) ids_.push_back(int32_t(rng() % kVocab));
+    fill();
+    if (const auto kb = weights_.find("kb"); kb != weights_.end()) kb->second[size_t(s.size) / 2 + 3] = 40;
   }
+  explicit Model(std::string text) : text_(std::move(text)) { fill(); }
 
   const std::vector<int32_t>& ids() const { return ids_; }
 
   /// Logits of all positions by the evaluator, with everything in f16 if there are no bits.
-  std::vector<float> evaluate(const std::string& bits) {
+  std::vector<float> evaluate(const std::string& bits, int64_t positions = kPositions, int64_t out_rows = kPositions) {
     auto m = module(bits);
     ir::Evaluator evaluator(*m);
     ir::Tensor ids;
-    ids.shape = {kPositions};
-    ids.i.assign(ids_.begin(), ids_.end());
-    auto out = evaluator.run(*m->graph("forward"), {{"ids", std::move(ids)}}, {{"past", 0}, {"seq", kPositions}, {"out", kPositions}});
+    ids.shape = {positions};
+    ids.i.assign(ids_.begin(), ids_.begin() + positions);
+    auto out = evaluator.run(*m->graph("forward"), {{"ids", std::move(ids)}}, {{"past", 0}, {"seq", positions}, {"out", out_rows}});
     EXPECT_TRUE(out) << out.message();
     return out ? out->front().f : std::vector<float>();
   }
@@ -104,6 +96,21 @@ class Model {
   }
 
  private:
+  /// Random weights of a sane size, and ids.
+  void fill() {
+    std::mt19937 rng(5);
+    std::normal_distribution<float> normal;
+    const auto m = module("");
+    for (auto& w : m->weights) {
+      std::vector<float>& v = weights_[w->value.name];
+      v.resize(size_t(*w->value.type.elements()));
+      const bool matrix = w->value.type.rank() == 2 && w->value.name != "embd";
+      const float spread = matrix ? 1.2f / std::sqrt(float(*w->value.type.dim(1).constant())) : 1;
+      for (float& x : v) x = spread * normal(rng);
+    }
+    for (int64_t i = 0; i < kPositions; ++i) ids_.push_back(int32_t(rng() % kVocab));
+  }
+
   std::unique_ptr<ir::Module> module(const std::string& bits) {
     auto m = ir::parse(text_, "text");
     EXPECT_TRUE(m) << m.message();
@@ -284,6 +291,36 @@ TEST(RingCache, GoesBackAsFarAsItHolds) {
     ASSERT_EQ(s->rewind(136), 136) << "reads from 72 on";
     EXPECT_EQ(score(*s, ids.subspan(136, 64)), std::vector<float>(want.begin() + 136 * kVocab, want.end()));
     EXPECT_EQ(s->rewind(135), 0) << "would read 71, which 199 is written over";
+  }
+}
+
+/// Two layers side by side, of whose queries only the last row is computed: fewer than what is appended, and nothing orders the layers.
+TEST(CompressedCache, QueriesMayBeFewerThanTokens) {
+  std::string body, arguments, types, results;
+  for (const std::string l : {"0", "1"}) {
+    body += "    %k" + l + " = linear(%x, @k" + l + ") : f32[?seq,64]\n    %v" + l + " = linear(%x, @v" + l + ") : f32[?seq,64]\n    %kh" + l + " = reshape(%k" + l + ") {shape=\"?seq,1,64\"} : f32[?seq,1,64]\n" +
+            "    %vh" + l + " = reshape(%v" + l + ") {shape=\"?seq,1,64\"} : f32[?seq,1,64]\n    %kr" + l + " = rope(%kh" + l + ", %pos) {mode=half} : f32[?seq,1,64]\n" +
+            "    %kv" + l + "a = kv_append(%kv" + l + ", %kr" + l + ", %vh" + l + ") : kv<f16>[?past+?seq,1,64]\n    %qh" + l + " = reshape(%q) {shape=\"?out,2,64\"} : f32[?out,2,64]\n" +
+            "    %a" + l + " = attention(%qh" + l + ", %kv" + l + "a) {scale=0.03} : f32[?out,2,64]\n    %r" + l + " = reshape(%a" + l + ") {shape=\"?out,128\"} : f32[?out,128]\n";
+    arguments += ", %kv" + l + ": kv<f16>[?past,1,64]";
+    types += ", kv<f16>[?past+?seq,1,64]";
+    results += ", %kv" + l + "a";
+  }
+  const std::string text = "module @m level=graph {\n  dim ?out in [1,512]\n  dim ?past in [0,512]\n  dim ?seq in [1,512]\n  attr context_length=512\n  attr vocab_size=48\n  weight @embd : f32[48,128]\n"
+      "  weight @k0 : f32[64,128]\n  weight @v0 : f32[64,128]\n  weight @k1 : f32[64,128]\n  weight @v1 : f32[64,128]\n  graph @forward(%ids: i32[?seq]" + arguments + ") -> (f32[?out,48]" + types + ") {\n"
+      "    %pos = positions() {count=\"?seq\", start=\"?past\"} : i32[?seq]\n    %x = embedding(%ids, @embd) : f32[?seq,128]\n    %q = tail(%x) {rows=\"?out\"} : f32[?out,128]\n" + body +
+      "    %s = add(%r0, %r1) : f32[?out,128]\n    %y = linear(%s, @embd) : f32[?out,48]\n    return %y" + results + "\n  }\n}\n";
+  Model model(text);
+  const std::span<const int32_t> ids = std::span<const int32_t>(model.ids()).first(330);
+  const std::vector<float> f16 = model.evaluate("", 330, 1), k8v8 = model.evaluate("k8v8", 330, 1);
+  ASSERT_GT(nmse(k8v8, f16), 1e-7);
+  for (const std::string bits : {"", "k8v8"}) {
+    auto exe = model.compile(rt::best_isa(), bits);
+    ASSERT_TRUE(exe);
+    for (size_t piece : {330u, 100u, 1u}) {
+      const std::vector<float> fed = feed(*session(exe), ids, piece);
+      EXPECT_LT(nmse(std::span(fed).last(kVocab), bits.empty() ? f16 : k8v8), 1e-4) << bits << " in pieces of " << piece;
+    }
   }
 }
 
