@@ -127,7 +127,7 @@ struct KvLayer {
 
   int64_t room(int64_t capacity) const { return ring ? std::min(ring, capacity) : capacity; }
   bool compressed() const { return key_bits > 0; }
-  std::string name() const { return compressed() ? "k" + std::to_string(key_bits) + "v" + std::to_string(value_bits) : dtype; }
+  std::string name() const { return compressed() ? (dtype == "f16" ? "" : dtype + "+") + "k" + std::to_string(key_bits) + "v" + std::to_string(value_bits) : dtype; }
 };
 
 /// Dims that programs with a compressed layer have beside "ctx": pages demoted before the step, and by it.

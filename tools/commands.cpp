@@ -11,6 +11,12 @@ namespace prism::tools {
 
 void print_json(const nlohmann::json& value) { printf("%s\n", value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str()); }
 
+std::pair<std::string, std::string> split_kv(const std::string& kv) {
+  const size_t plus = kv.find('+');
+  if (plus != kv.npos) return {kv.substr(0, plus), kv.substr(plus + 1)};
+  return kv.empty() || kv[0] == 'k' || kv[0] == 'e' ? std::pair(std::string(), kv) : std::pair(kv, std::string());
+}
+
 Result<std::string> read_text(const std::string& path) {
   if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
   std::ifstream in(path, std::ios::binary);

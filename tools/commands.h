@@ -23,16 +23,20 @@ inline void add_isa(CLI::App& command, std::string& isa) {
       ->check(CLI::IsMember({"generic", "avx2", "avx512", "amx"}));
 }
 
+/// "f32+k4v3" -> {"f32", "k4v3"}, the type of what is exact and bits; either may be missing.
+std::pair<std::string, std::string> split_kv(const std::string& kv);
 /// Checks what a KV cache may be; the pass plan-kv-compression checks bits.
 inline std::string kv_type(const std::string& text) {
-  const bool type = text == "f16" || text == "bf16" || text == "f32", bits = !text.empty() && (text[0] == 'k' || text[0] == 'e');
-  return type || bits ? std::string() : "found '" + text + "', expected f16, bf16, f32 or bits as in k4v3, or by layer as in k8v8/exact/k4v3*2";
+  const auto [type, bits] = split_kv(text);
+  const bool known = type.empty() || type == "f16" || type == "bf16" || type == "f32";
+  return known && (bits.empty() ? !type.empty() && text.back() != '+' : bits[0] == 'k' || bits[0] == 'e') ? std::string()
+         : "found '" + text + "', expected f16, bf16, f32 or bits as in k4v3, or by layer as in k8v8/exact/k4v3*2, or both as in f32+k8v8";
 }
 
 /// --kv: the element type of the KV cache, a property of what is compiled.
 inline void add_kv(CLI::App& command, std::string& kv) {
   command.add_option("--kv", kv, "Element type of the KV cache: f16, bf16 or f32, or the bits of keys and values that are no longer among the newest, "
-                     "as in k8v8, k4v3 or by layer k8v8*2/exact*28 (docs/passes.md: plan-kv-compression); a .prx has it fixed; default: f16")
+                     "as in k8v8, k4v3 or by layer k8v8*2/exact*28 (docs/passes.md: plan-kv-compression), or both as in f32+k8v8; a .prx has it fixed; default: f16")
       ->check(kv_type);
 }
 

@@ -28,6 +28,7 @@
 #include "runtime/gpu/driver.h"
 #include "runtime/prx_format.h"
 #include "runtime/thread_pool.h"
+#include "tools/commands.h"
 
 namespace prism::tools {
 
@@ -237,9 +238,8 @@ Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
 }
 
 KvChoice parse_kv(const std::string& kv) {
-  if (kv.empty()) return {};
-  if (const auto dtype = ir::dtype_from_name(kv)) return {*dtype, {}};
-  return {ir::DType::F16, kv};
+  const auto [type, bits] = split_kv(kv);
+  return {ir::dtype_from_name(type).value_or(ir::DType::F16), bits};
 }
 
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {

@@ -32,7 +32,7 @@ struct CompileOptions {
   std::vector<codegen::KernelReport>* kernels = nullptr;  ///< cuda: receives what they take of a GPU
 };
 
-/// "" is f16; what is no type is bits.
+/// "" is f16.
 KvChoice parse_kv(const std::string& kv);
 
 /// The passes that `options` ask for, by name or by target.

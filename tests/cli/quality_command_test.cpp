@@ -145,6 +145,20 @@ TEST_F(QualityCommand, RoundedLinearsAndEachLayerOfThem) {
   shop->must_fail(command({"--each-layer", "int9"}), {"--each-layer", "int9"});
 }
 
+/// What is exact may be in f32: with 8 bits behind it nearer to an f32 cache than with f16.
+TEST_F(QualityCommand, ExactPositionsMayBeInAnyType) {
+  const auto kl = [&](const std::string& kv) {
+    const json report = json::parse(shop->must({"quality", "synth:tiny-llama:f32", "--text", text, "--kv", "f32", "--against-kv", kv, "--ctx", "200", "--from", "130", "--limit", "200", "--no-noise", "--json"}));
+    EXPECT_EQ(report["variants"][0]["name"], "KV cache in " + kv);
+    return double(report["variants"][0]["all"]["kl"]["mean"]);
+  };
+  const double f32 = kl("f32+k8v8"), bf16 = kl("bf16+k8v8");
+  EXPECT_GT(f32, 0);
+  EXPECT_LT(f32, bf16 / 2);
+  shop->must_fail(command({"--against-kv", "f32+"}), {"found 'f32+'"});
+  shop->must_fail(command({"--against-kv", "f8+k8v8"}), {"found 'f8+k8v8'"});
+}
+
 TEST_F(QualityCommand, NoiseAloneOfTheLaterPositions) {
   const json report = quality({"--noise-only", "--from", "90", "--isa", "generic"});
   EXPECT_TRUE(report["variants"].empty());
