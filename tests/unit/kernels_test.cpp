@@ -317,6 +317,24 @@ TEST(KernelErrors, AttentionOfMoreTokensThanItSays) {
   EXPECT_EQ(fixture.message(), "graph @g: flash_attention: most_tokens: found 16, expected at least 64");
 }
 
+/// What was appended to a compressed cache lies aside until it is read; a second reader after another cache's append would not find it.
+TEST(KernelErrors, ACompressedCacheIsReadBeforeTheNextIsAppendedTo) {
+  const auto append = [](const std::string& n) {
+    return "    %a" + n + " = kv_append(%kv" + n + ", %k, %v) {most_tokens=64} : kv<f16,k4v4>[?past+?seq,1,32]\n    %d" + n + " = kv_demote(%a" + n + ") {most_tokens=64} : kv<f16,k4v4>[?past+?seq,1,32]\n";
+  };
+  const auto read = [](const std::string& out, const std::string& q, const std::string& n) {
+    return "    " + out + " = flash_attention(" + q + ", %d" + n + ") {scale=0.5, tile_k=64, most_tokens=64} : f32[?seq,1,32]\n";
+  };
+  const auto message = [&](const std::string& body) {
+    const auto made = KernelFixture::create("module @m level=fused {\n  dim ?seq in [1,64]\n  dim ?past in [0,128]\n  graph @g(%q: f32[?seq,1,32], %k: f32[?seq,1,32], %v: f32[?seq,1,32], %kv0: kv<f16,k4v4>[?past,1,32], "
+                                 "%kv1: kv<f16,k4v4>[?past,1,32]) -> (f32[?seq,1,32], kv<f16,k4v4>[?past+?seq,1,32], kv<f16,k4v4>[?past+?seq,1,32]) {\n" + body + "    return %y, %d0, %d1\n  }\n}\n", rt::Isa::Generic);
+    return made ? std::string() : made.message();
+  };
+  EXPECT_EQ(message(append("0") + append("1") + read("%x", "%q", "0") + read("%y", "%x", "1")), "") << "the passes bring each append to its reader";
+  EXPECT_EQ(message(append("0") + read("%x", "%q", "0") + append("1") + read("%z", "%x", "1") + read("%y", "%z", "0")),
+            "graph @g: flash_attention of KV cache 0: found an append to another compressed cache before it, expected it right after its own");
+}
+
 std::vector<rt::Isa> isas_here() {
   std::vector<rt::Isa> list;
   for (int i = 0; i <= int(rt::best_isa()); ++i) list.push_back(rt::Isa(i));
