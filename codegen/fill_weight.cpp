@@ -47,7 +47,7 @@ class SourceRows {
         return error("weight ", w_.name, ": found ", ir::info(t.dtype).name, ", expected ", w_.dtype);
       if (w_.interleave > 0 && (t.shape[0] != parts_[0].shape[0] || t.shape[0] % w_.interleave))
         return error("weight ", w_.name, ": found a source of ", t.shape[0], " rows, expected ", parts_[0].shape[0], " and a multiple of the interleave, ", w_.interleave);
-      if (converts(t) && columns_ % int64_t(std::lcm(ir::info(t.dtype).block, ir::info(dtype_).block)))
+      if (columns_ % int64_t(std::lcm(ir::info(t.dtype).block, ir::info(dtype_).block)))
         return error("weight ", w_.name, ": found ", columns_, " columns, expected whole blocks of ", ir::info(t.dtype).name, " and ", w_.dtype);
     }
     if (rows != w_.shape[0]) return error("weight ", w_.name, ": its sources have ", rows, " rows, expected ", w_.shape[0]);
@@ -143,7 +143,7 @@ Status fill_weight(const rt::Weight& w, const std::function<Result<SourceTensor>
 
   const bool packed = w.layout == "rows16", swizzled = w.layout == "swizzled";
   if (swizzled ? *dtype != DType::BF16 : packed && !rows16_supports(*dtype)) return error("weight ", w.name, ": ", w.dtype, " has no ", w.layout, " layout");
-  // A group of rows is what the layout puts side by side; a vector is one row of single values.
+  // A group of rows is what the layout puts side by side; those of a vector are single values.
   const int64_t group_rows = swizzled ? kTileSide : packed ? 16 : 1;
   const int64_t row_bytes = columns / int64_t(ir::info(*dtype).block) * int64_t(ir::info(*dtype).bytes);
   const int64_t group_bytes = swizzled ? swizzled_group_bytes(columns) : packed ? rows16_group_bytes(*dtype, columns) : row_bytes;

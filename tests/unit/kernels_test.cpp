@@ -411,7 +411,8 @@ TEST(Pack, ConvertedSourcesAreTheEvaluators) {
           w->sources = {"a", "c"};
           w->interleave = interleave;
           w->conversion = {hadamard, scales};
-          const auto want = ir::Evaluator(m).weight(&w->value);
+          ir::Evaluator evaluator(m);  // keeps the values
+          const auto want = evaluator.weight(&w->value);
           ASSERT_TRUE(want) << want.message();
           const auto made = [&](const std::string& layout, size_t bytes) {
             rt::Weight made{"w", std::string(ir::info(type).name), layout, {2 * rows, columns}, 0, bytes, {"a", "c"}, interleave, hadamard, std::string(ir::scales_name(scales))};
@@ -455,6 +456,17 @@ TEST(Pack, WeightsThatTheirSourcesDoNotFillAreErrors) {
   EXPECT_FALSE(fill({"w", "f32", "rows16", {16, 4}, 0, 256, {"a"}, 0}, 255));
   EXPECT_FALSE(fill({"w", "f32", "row_major", {16, 4}, 0, 256, {"a"}, 0}, 255));
   EXPECT_FALSE(fill({"w", "f32", "rows16", {24, 4}, 0, 512, {"a", "small"}, 8}, 512)) << "sources of 16 and 8 rows interleaved";
+}
+
+TEST(Pack, RowsThatAreNoWholeBlocksAreErrors) {
+  std::vector<uint8_t> data(4096);
+  for (const char* layout : {"row_major", "rows16"}) {
+    const auto status = codegen::fill_weight({"w", "q8_0", layout, {16, 1}, 0, 0, {"a"}, 0}, [&](const std::string&) -> Result<codegen::SourceTensor> {
+      return codegen::SourceTensor{DType::Q8_0, {16, 1}, data.data()};
+    }, {});
+    ASSERT_FALSE(status) << layout;
+    EXPECT_EQ(status.message(), "weight w: found 1 columns, expected whole blocks of q8_0 and q8_0");
+  }
 }
 
 TEST(Pack, SourcesAreReleasedAsTheyAreRead) {
