@@ -102,8 +102,9 @@ class Generator {
   /// Beyond what vectors become: f32.
   bool is_converted(const ir::Weight& w) const {
     return llvm::any_of(w.sources, [&](const std::string& name) {
-      const DType type = w.value.type.dtype, source = m_.weight(name)->value.type.dtype;
-      return w.conversion.hadamard || (type != source && !(type == DType::F32 && w.value.type.rank() == 1));
+      const DType type = w.value.type.dtype;
+      const ir::Weight* source = m_.weight(name);
+      return w.conversion.hadamard || (source && type != source->value.type.dtype && !(type == DType::F32 && w.value.type.rank() == 1));
     });
   }
 

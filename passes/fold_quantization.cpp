@@ -30,15 +30,7 @@ Value* converted(Module& m, const Value* v) {
     v = rotation->operand(0);
   }
   if (!v->is_weight() || !m.weight_of(v)->sources.empty()) return nullptr;
-  for (const auto& w : m.weights)
-    if (w->sources == std::vector{v->name} && w->conversion == conversion && w->value.type == type) return &w->value;
-  const std::string base = v->name + "." + std::string(info(type.dtype).name);
-  std::string name = base;
-  for (int i = 1; m.weight(name); ++i) name = base + "." + std::to_string(i);
-  Weight* made = m.add_weight(name, type);
-  made->sources = {v->name};
-  made->conversion = conversion;
-  return &made->value;
+  return &made_weight(m, v->name + "." + std::string(info(type.dtype).name), type, {v->name}, conversion)->value;
 }
 
 }  // namespace

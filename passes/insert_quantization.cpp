@@ -24,24 +24,29 @@ namespace {
 class Inserter {
  public:
   explicit Inserter(const Options& o)
-      : type_(o.get("type", "int8")), scales_(o.get("scales", "block")), rotate_(o.get("rotate", "yes") == "yes") {
-    protect_text_ = o.get("protect", "first+last+values");
-    llvm::StringRef(protect_text_).split(protect_, '+');
-    for (auto [key, texts, storage] : {std::tuple{"keep", &keep_, &keep_text_}, {"only", &only_, &only_text_}}) llvm::StringRef(*storage = o.get(key, "")).split(*texts, '/', -1, false);
-  }
+      : type_(o.get("type", "int8")), scales_(o.get("scales", "block")), rotate_(o.get("rotate", "yes") == "yes"),
+        protect_(parts(o.get("protect", "first+last+values"), '+')), keep_(parts(o.get("keep", ""), '/')), only_(parts(o.get("only", ""), '/')) {}
 
   Status run(Module& m) {
-    for (llvm::StringRef word : protect_)
+    for (const std::string& word : protect_)
       if (word != "none" && word != "first" && word != "last" && word != "values")
-        return error("option protect: found '", word.str(), "', expected none, or of first, last and values some, as in first+last");
+        return error("option protect: found '", word, "', expected none, or of first, last and values some, as in first+last");
     for (const auto& g : m.graphs) PRISM_CHECK(graph(*g));
     for (const auto& [key, texts] : {std::pair{"keep", &keep_}, {"only", &only_}})
-      for (llvm::StringRef text : *texts)
-        if (!found_.contains(text)) return error("option ", key, ": found no weight of a linear whose name contains '", text.str(), "'");
+      for (const std::string& text : *texts)
+        if (!found_.contains(text)) return error("option ", key, ": found no weight of a linear whose name contains '", text, "'");
     return ok();
   }
 
  private:
+  using Texts = std::vector<std::string>;
+
+  static Texts parts(const std::string& text, char separator) {
+    llvm::SmallVector<llvm::StringRef> found;
+    llvm::StringRef(text).split(found, separator, -1, false);
+    return {found.begin(), found.end()};
+  }
+
   Status graph(Graph& g) {
     llvm::SmallVector<Operation*> linears;
     for (Operation& op : g.ops)
@@ -83,9 +88,9 @@ class Inserter {
 
   /// Do `keep` and `only` let it be rounded?
   bool named(const Operation& linear) {
-    const auto any = [&](llvm::ArrayRef<llvm::StringRef> texts) {
+    const auto any = [&](const Texts& texts) {
       bool found = false;
-      for (llvm::StringRef text : texts)
+      for (const std::string& text : texts)
         if (llvm::StringRef(linear.operand(1)->name).contains(text)) {
           found_.insert(text);
           found = true;
@@ -135,8 +140,7 @@ class Inserter {
 
   const std::string type_, scales_;
   const bool rotate_;
-  std::string protect_text_, keep_text_, only_text_;
-  llvm::SmallVector<llvm::StringRef> protect_, keep_, only_;
+  const Texts protect_, keep_, only_;
   llvm::StringSet<> found_;   // of the texts of keep_ and only_
   llvm::DenseMap<Value*, Value*> inputs_;  // rounded once for all that read them
 };

@@ -19,11 +19,7 @@ void retype(Module& m, Weight& w, const Type& type, const std::string& suffix) {
     w.value.type = type;
     return;
   }
-  std::string name = w.value.name + suffix;
-  for (int i = 1; m.weight(name); ++i) name = w.value.name + suffix + "." + std::to_string(i);
-  Weight* packed = m.add_weight(name, type);
-  packed->sources = {w.value.name};
-  w.value.replace_all_uses_with(&packed->value);
+  w.value.replace_all_uses_with(&made_weight(m, w.value.name + suffix, type, {w.value.name})->value);
 }
 
 /// A product that libraries do not do: with a bias, or something else than a sum after it.

@@ -79,6 +79,18 @@ std::string joined_name(const std::vector<std::string>& names) {
 
 }  // namespace
 
+Weight* made_weight(Module& m, const std::string& base, const Type& type, std::vector<std::string> sources, Conversion conversion, int64_t interleave) {
+  for (const auto& w : m.weights)
+    if (w->sources == sources && w->interleave == interleave && w->conversion == conversion && w->value.type == type) return w.get();
+  std::string name = base;
+  for (int i = 1; m.weight(name); ++i) name = base + "." + std::to_string(i);
+  Weight* made = m.add_weight(name, type);
+  made->sources = std::move(sources);
+  made->conversion = conversion;
+  made->interleave = interleave;
+  return made;
+}
+
 Value* concatenated_weight(Module& m, llvm::ArrayRef<Value*> parts, int64_t interleave) {
   std::vector<std::string> sources, names;
   const Conversion conversion = m.weight_of(parts.front())->conversion;
@@ -92,16 +104,7 @@ Value* concatenated_weight(Module& m, llvm::ArrayRef<Value*> parts, int64_t inte
   }
   Type type = parts.front()->type;
   type.shape[0] = rows;
-  for (const auto& w : m.weights)
-    if (w->sources == sources && w->interleave == interleave && w->conversion == conversion && w->value.type == type) return &w->value;
-  const std::string base = joined_name(names);
-  std::string name = base;
-  for (int i = 1; m.weight(name); ++i) name = base + "." + std::to_string(i);
-  Weight* merged = m.add_weight(name, type);
-  merged->sources = std::move(sources);
-  merged->interleave = interleave;
-  merged->conversion = conversion;
-  return &merged->value;
+  return &made_weight(m, joined_name(names), type, std::move(sources), conversion, interleave)->value;
 }
 
 std::string_view nearest(std::string_view name, const std::vector<std::string_view>& names) {

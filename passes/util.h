@@ -27,6 +27,9 @@ ir::Operation* insertion_point_after(ir::Graph& g, const ir::Value* v);
 void set_module_attr(ir::Module& m, std::string_view key, ir::Attr value);
 const ir::Attr* find_module_attr(const ir::Module& m, std::string_view key);
 
+/// The weight of a type made from others, by name; made once per module, its own name derived from `base`.
+ir::Weight* made_weight(ir::Module& m, const std::string& base, const ir::Type& type, std::vector<std::string> sources, ir::Conversion conversion = {}, int64_t interleave = 0);
+
 /// The weight made from `parts` (weights with equal dtype, conversion and trailing dims) along axis 0; made once per module.
 ir::Value* concatenated_weight(ir::Module& m, llvm::ArrayRef<ir::Value*> parts, int64_t interleave);
 

@@ -195,12 +195,13 @@ class RowWise {
   Status hadamard_of(const ir::Operation& o) {
     const ir::Value* out = o.result();
     const int64_t n = width(out), block = ir::hadamard_block(n);
-    if (out->type.dtype != DType::F32 || (!b_.block_threads() && n % kLanes)) return r_.unsupported(o, "expected f32 rows of a multiple of 16");
+    const bool gpu = b_.block_threads() > 0;
+    if (out->type.dtype != DType::F32 || (!gpu && n % kLanes)) return r_.unsupported(o, "expected f32 rows of a multiple of 16");
     PRISM_TRY(Row x, row_of(o.operand(0)));
     const Row dst = destination(out);
-    const Ex scale(b_.block_threads() ? 1 / std::sqrt(double(block)) : 1.0);
-    work_.over(n, [&](Ex i, int lanes) { put(dst, i, b_.block_threads() ? element(x, i, lanes) * scale : element(x, i, lanes)); });
-    if (!b_.block_threads()) {
+    const Ex scale(1 / std::sqrt(double(block)));
+    work_.over(n, [&](Ex i, int lanes) { put(dst, i, gpu ? element(x, i, lanes) * scale : element(x, i, lanes)); });
+    if (!gpu) {
       hadamard(b_, dst.buffer, dst.at, n);
       return ok();
     }
