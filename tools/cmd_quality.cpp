@@ -130,16 +130,6 @@ Result<std::vector<std::string>> layers_of(const Options& o) {
   return layers;
 }
 
-/// One layer of the model rounded. Nothing of it is kept on disk.
-Result<Side> load_layer(const Options& o, const std::shared_ptr<gguf::File>& file, const std::string& layer) {
-  CompileOptions compile{o.isa, "insert-quantization{type=" + o.each_layer + ",protect=none,only=" + layer + "},fold-quantization", parse_kv(o.kv)};
-  PRISM_TRY(compile.target, parse_target(o.target));
-  PRISM_TRY(auto compiled, compile_gguf(file, compile));
-  Side side{layer, o.model, {}, o.prompt};
-  PRISM_TRY(side.model.executable, rt::Executable::from_program(std::move(compiled.program), {o.threads, compiled.fill, {}}));
-  return side;
-}
-
 /// The ids of the text, for both models the same.
 Result<Tokens> common_tokens(const std::string& model, const std::string& variant, const std::string& text) {
   PRISM_TRY(Tokens tokens, tokenize(model, text));
@@ -217,11 +207,11 @@ Status run(const Options& o) {
     PRISM_TRY(result, compare());
   } else {
     PRISM_TRY(const auto layers, layers_of(o));
-    PRISM_TRY(const auto file, gguf::File::open(o.model));
+    const std::string then = o.pipeline.empty() ? "" : "," + o.pipeline;   // as the base
     for (const std::string& layer : layers) {
       fprintf(stderr, "%s (%zu of %zu)\n", layer.c_str(), report.variants.size() + 1, layers.size());
       runners.resize(1);
-      PRISM_TRY(const Side side, load_layer(o, file, layer));
+      PRISM_TRY(const Side side, load(o, layer, o.model, o.kv, "insert-quantization{type=" + o.each_layer + ",protect=none,only=" + layer + "},fold-quantization" + then, &sides[0]));
       PRISM_TRY(runners.emplace_back(), start(o, side, context));
       PRISM_TRY(auto one, compare());
       one.variants.insert(one.variants.begin(), std::make_move_iterator(result.variants.begin()), std::make_move_iterator(result.variants.end()));

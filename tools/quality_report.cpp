@@ -56,9 +56,9 @@ json to_json(const std::string& name, const analysis::VariantResult& v) {
   return out;
 }
 
-}  // namespace
-
 constexpr size_t kMostDetailed = 16;   // variants whose parts are listed
+
+}  // namespace
 
 void print_table(const QualityReport& r) {
   printf("%s (%s), %s, base: %s; %lld ids in %lld context%s of up to %lld\n", r.model.c_str(), r.architecture.c_str(), r.isa.c_str(), r.base.c_str(),

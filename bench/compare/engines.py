@@ -22,15 +22,16 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def run(command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+def run(command, text=None):
+    """`text` is what it reads from standard input."""
+    done = subprocess.run([str(word) for word in command], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     return done
 
 
-def run_json(command):
-    return json.loads(run(command).stdout)
+def run_json(command, text=None):
+    return json.loads(run(command, text).stdout)
 
 
 def circumstances():

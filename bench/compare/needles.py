@@ -10,8 +10,6 @@ import argparse
 import json
 import pathlib
 import random
-import subprocess
-import sys
 
 import engines
 from rows import MODELS
@@ -36,8 +34,7 @@ def cut(prism, model, text, tokens):
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        done = subprocess.run([str(prism), "tokenize", str(model)], input=text[:middle], capture_output=True, text=True, check=True)
-        if done.stdout.count(",") + 1 <= tokens:
+        if engines.run([prism, "tokenize", model], text[:middle]).stdout.count(",") + 1 <= tokens:
             low = middle
         else:
             high = middle - 1
@@ -47,10 +44,7 @@ def cut(prism, model, text, tokens):
 
 
 def answer(options, model, kv, prompt):
-    done = subprocess.run([str(options.prism), "run", str(model), "-f", "-", "-n", "12", "--kv", kv, "--json"], input=prompt, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout)
+    return engines.run_json([options.prism, "run", model, "-f", "-", "-n", 12, "--kv", kv, "--json"], prompt)
 
 
 def main():
