@@ -52,7 +52,7 @@ void CpuAttention::allocate(Elem queries, Elem weights) {
   weights_ = weights == Elem::F32 ? scores_ : b_.scratch("weights", weights, rows_ * tile_k_);
   const int64_t padded = int64_t(round_up(uint64_t(rows_), kLanes));
   top_ = b_.scratch("top", Elem::F32, padded);
-  sum_ = b_.scratch("sum", Elem::F32, rows_ * kLanes);
+  sum_ = b_.scratch("sum", Elem::F32, 2 * rows_ * kLanes);
   decay_ = b_.scratch("decay", Elem::F32, padded);
   std::vector<float> iota;
   for (int i = 0; i < kLanes; ++i) iota.push_back(float(i));
@@ -126,7 +126,7 @@ void CpuAttention::start_rows() {
       b_.store(o_, to + i, constant({Elem::F32, kLanes}, 0));
     });
     b_.store(top_, row, Ex(-1e30));
-    b_.store(sum_, row * kLanes, constant({Elem::F32, kLanes}, 0));
+    b_.store(sum_, sum_at(row), constant({Elem::F32, kLanes}, 0));
   });
 }
 
@@ -156,22 +156,34 @@ void CpuAttention::softmax(Ex key0, Part part) {
       else b_.if_(first <= key0, [&] { highest(key0, part, false); }, masked);
     }, masked);
   }
-  const double unit = (coarse_ ? M_LOG2E : 1.0) * (cap_ > 0 ? 1.0 : scale_);  // of scores_, for exponential()
   b_.for_(0, rows_, kLanes, [&](Ex row) {
-    const Ex before = b_.let(b_.load(top_, row, kLanes)), after = b_.let(max(before, b_.load(decay_, row, kLanes) * Ex(unit)));
+    Ex most = b_.let(b_.load(decay_, row, kLanes) * Ex(score_unit()));
+    if (coarse_) most = b_.let(call(Fn::RoundEven, {most}));
+    const Ex before = b_.let(b_.load(top_, row, kLanes)), after = b_.let(max(before, most));
     b_.store(top_, row, after);
     b_.store(decay_, row, exponential(before - after));
   });
   b_.for_(0, rows_, 1, [&](Ex row) {
-    const Ex line = b_.let(row * int64_t(tile_k_)), least = b_.let(Ex(0.0) - b_.load(top_, row));
-    Ex sum = b_.let(b_.load(sum_, row * kLanes, kLanes) * b_.load(decay_, row));
+    const Ex line = b_.let(row * int64_t(tile_k_)), top = b_.let(b_.load(top_, row)), at = b_.let(sum_at(row));
+    Ex sum = b_.let(b_.load(sum_, at, kLanes) * b_.load(decay_, row));
     for (int v = 0; v < vectors; ++v) {
-      const Ex e = b_.let(exponential(fma(b_.load(scores_, line + Ex(v * kLanes), kLanes), constant({Elem::F32, kLanes}, unit), least)));
+      const Ex e = b_.let(weight(b_.load(scores_, line + Ex(v * kLanes), kLanes), top));
       b_.store(weights_, line + Ex(v * kLanes), cast(weights_.elem, e));
       sum = b_.let(sum + e);
     }
-    b_.store(sum_, row * kLanes, sum);
+    b_.store(sum_, at, sum);
   });
+}
+
+double CpuAttention::score_unit() const { return (coarse_ ? M_LOG2E : 1.0) * (cap_ > 0 ? 1.0 : scale_); }
+
+Ex CpuAttention::weight(Ex score, Ex top) {
+  const Ex unit = constant({Elem::F32, kLanes}, score_unit());
+  if (!coarse_) return exponential(fma(score, unit, b_.let(Ex(0.0) - top)));
+  // Rounded to multiples of 2^-14 exponents stay exact when a whole number is taken from them; so which one it is scales
+  // all weights and sums by a power of 2, and changes no bit of what remains when one is divided by the other.
+  constexpr double kGrid = 1.5 * (1 << 9);
+  return exponential(fma(score, unit, constant({Elem::F32, kLanes}, kGrid)) - b_.let(top + Ex(kGrid)));
 }
 
 void CpuAttention::highest(Ex key0, Part part, bool masked) {

@@ -62,6 +62,11 @@ class CpuAttention {
   /// whole, most of them, need no mask.
   void softmax(kir::Ex key0, Part part = Part::All);
   kir::Ex exponential(kir::Ex x) { return call(coarse_ ? kir::Fn::Exp2Coarse : kir::Fn::Exp, {x}); }
+  /// Of 16 scores of a row; top: what top_ has for the row.
+  kir::Ex weight(kir::Ex score, kir::Ex top);
+  /// The last key that a row sees of a part of the cache.
+  kir::Ex last_seen(kir::Ex position, Part part);
+  kir::Ex sum_at(kir::Ex row) const { return row * int64_t(kLanes) + sums_; }   ///< in sum_
 
   /// Stores the region's results of a row: o_ over the sum of weights.
   void finish_row(kir::Ex row, kir::Ex sum);
@@ -77,18 +82,19 @@ class CpuAttention {
   double cap_ = 0, scale_ = 1;
   int group_ = 1, tile_q_ = 1, tile_k_ = 64, rows_ = 1;   ///< heads and tokens of a task; keys of a tile; group_ * tile_q_
   int sink_vectors_ = 1;                                  ///< of 16 keys that a tile of the sinks has
-  bool coarse_ = false;                                   ///< weights are rounded to bf16
+  bool coarse_ = false;                                   ///< weights are rounded to bf16, and powers of 2 of scores less whole numbers
   kir::Ex tokens_, total_, past_;                         ///< queries; keys; keys before the first query
   kir::Ex t0_, head0_, kv_head_;                          ///< the task's first token and head, and the KV head
   kir::Buffer q_, o_, scores_, weights_;                  ///< [row][...]
-  kir::Buffer top_, decay_;                               ///< per row: largest score, factor of the sums so far
-  kir::Buffer sum_;                                       ///< [row][16]: sums of weights by lane
+  kir::Buffer top_, decay_;                               ///< per row: what scores are less (the largest, or near it), factor of the sums so far
+  kir::Buffer sum_;                                       ///< [row][16]: sums of weights by lane, in one of its halves
+  kir::Ex sums_ = kir::Ex(int64_t(0));                    ///< where that half begins
 
  private:
   /// Each row's largest score of this tile into decay_. Scores get their cap, and -inf where `masked` hides keys.
   void highest(kir::Ex key0, Part part, bool masked);
-  /// The first and last key that a row sees of a part of the cache.
-  kir::Ex first_seen(kir::Ex position, Part part), last_seen(kir::Ex position, Part part);
+  kir::Ex first_seen(kir::Ex position, Part part);        ///< the first key that a row sees of a part of the cache
+  double score_unit() const;                              ///< of scores_, for exponential()
 
   kir::Ex lanes_;                                         ///< 0 to 15
   std::optional<ByteProducts> products_;                  ///< of a compressed cache

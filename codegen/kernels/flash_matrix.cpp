@@ -10,9 +10,10 @@ using namespace kir;
 namespace {
 
 constexpr int kHeads = 12;          // query heads of a task, at most
-constexpr int kRows = 48;           // query rows of a task, at least
+constexpr int kRows = 96;           // query rows of a task, at least
 constexpr int kAccumulators = 24;   // vector registers used for sums
-constexpr int kColumns = 2;         // of 16 values, at once
+constexpr int kColumns = 2;         // of 16 values: sizes are multiples of so many
+constexpr double kMostWeights = 0x1p60;   // a lane's sum of weights whose reference is old: far from infinity times any value
 
 class FlashMatrix : CpuAttention {
  public:
@@ -26,12 +27,14 @@ class FlashMatrix : CpuAttention {
 
     begin_tiles();
     allocate(Elem::BF16, Elem::BF16);
+    sums_ = b_.var(Ex(int64_t(0)));
     operand_ = b_.scratch("operand", Elem::U32, tile_k_ / 2 * d_);
     start_rows();
     sink_vectors_ = tile_k_ / kLanes;
     start_pages(rows_ % 12 ? 8 : 12, kColumns);
-    each_tile(first_tile(), b_.let(last_key()), [&](Ex key0, Part part) { tile(key0, part); });
-    b_.for_(0, rows_, 1, [&](Ex row) { finish_row(row, call(Fn::ReduceAdd, {b_.load(sum_, row * kLanes, kLanes)})); });
+    const Ex first = first_tile();
+    each_tile(first, b_.let(last_key()), [&](Ex key0, Part part) { tile(key0, part, first); });
+    b_.for_(0, rows_, 1, [&](Ex row) { finish_row(row, call(Fn::ReduceAdd, {b_.load(sum_, sum_at(row), kLanes)})); });
     return finish_tiles();
   }
 
@@ -49,13 +52,53 @@ class FlashMatrix : CpuAttention {
     rows_ = group_ * tile_q_;
   }
 
-  void tile(Ex key0, Part part) {
+  void tile(Ex key0, Part part, Ex first) {
     if (part == Part::Demoted) return demoted_tile(key0, [&](const KvStore& store, Ex page) { return page_bytes(store, page); });
     keys_operand(key0, part);
-    multiply(q_, d_, tile_k_ / kLanes, scores_, false);
-    softmax(key0, part);
+    const auto exact = [&] {
+      multiply(q_, d_, tile_k_ / kLanes, scores_, false);
+      softmax(key0, part);
+    };
+    if (registers() || cap_ > 0 || part != Part::All) {
+      exact();
+    } else {
+      const Ex weighed = b_.var(Ex(int64_t(0)));
+      b_.if_(first < key0, [&] { b_.if_(key0 + Ex(tile_k_ - 1) <= last_seen(b_.let(past_ + t0_), part), [&] { weigh(weighed); }); });
+      b_.if_(weighed < Ex(int64_t(1)), exact);
+    }
     values_operand(key0, part);
     multiply(weights_, tile_k_, d_ / kLanes, o_, true);
+  }
+
+  /// Weights of a tile that hides no keys at its end, without scores in between: less what earlier tiles' scores were less. Should
+  /// one be so much larger that sums might overflow, or a row have seen none (so that a window may hide keys of this
+  /// tile), nothing has happened; else `weighed` becomes 1. Skipping most changes of the reference is FlashAttention 4's.
+  void weigh(Ex weighed) {
+    const int vectors = tile_k_ / kLanes, columns = columns_at_once(vectors), rows = rows_at_once(columns);
+    const Ex other = b_.let(Ex(rows_ * kLanes) - sums_), most = b_.var(constant({Elem::F32, kLanes}, 0));
+    b_.for_(0, rows_, rows, [&](Ex row) {
+      const auto part = [&](Ex column, Ex sums) {
+        const std::vector<Ex> scores = products(q_, d_, row, rows, column, columns, [](int, int) { return constant({Elem::F32, kLanes}, 0); });
+        for (int i = 0; i < rows; ++i) {
+          const Ex line = b_.let((row + Ex(i)) * kLanes), top = b_.let(b_.load(top_, row + Ex(i)));
+          Ex sum = b_.load(sum_, line + sums, kLanes);
+          for (int j = 0; j < columns; ++j) {
+            const Ex e = b_.let(weight(scores[size_t(i * columns + j)], top));
+            b_.store(weights_, (row + Ex(i)) * int64_t(tile_k_) + (column + Ex(j)) * kLanes, cast(weights_.elem, e));
+            sum = b_.let(sum + e);
+          }
+          b_.store(sum_, line + other, sum);
+          b_.assign(most, max(most, sum));
+        }
+      };
+      part(Ex(int64_t(0)), sums_);
+      if (vectors > columns) b_.for_(columns, vectors, columns, [&](Ex column) { part(column, other); });
+    });
+    b_.if_(b_.let(call(Fn::ReduceMax, {most})) < Ex(kMostWeights), [&] {
+      b_.assign(weighed, Ex(int64_t(1)));
+      b_.assign(sums_, other);
+      b_.for_(0, rows_, kLanes, [&](Ex row) { b_.store(decay_, row, constant({Elem::F32, kLanes}, 1.0)); });
+    });
   }
 
   /// The words of a page, taken from its planes once for all rows.
@@ -140,30 +183,42 @@ class FlashMatrix : CpuAttention {
     });
   }
 
-  /// A few rows by 32 columns in vectors.
+  int columns_at_once(int64_t columns) const { return columns % 4 ? kColumns : 4; }
+  int rows_at_once(int columns) const { return kAccumulators / columns <= rows_ && rows_ % (kAccumulators / columns) == 0 ? kAccumulators / columns : 16 / columns; }
+
+  /// Sums of a few rows from `row` on by 16 * `columns` from `column` on, [row][column]: what `before` says plus a[rows, depth] times operand_.
+  std::vector<Ex> products(const Buffer& a, int64_t depth, Ex row, int rows, Ex column, int columns, const std::function<Ex(int, int)>& before) {
+    const int64_t block = depth / 2 * kLanes;  // words of operand_ for 16 columns
+    const Ex from = b_.let(row * depth), at = b_.let(column * block);
+    std::vector<Ex> sums;
+    for (int i = 0; i < rows; ++i)
+      for (int j = 0; j < columns; ++j) sums.push_back(b_.var(before(i, j)));
+    b_.for_(0, depth / 2, 1, [&](Ex pair) {
+      std::vector<Ex> w;
+      for (int j = 0; j < columns; ++j) w.push_back(b_.let(b_.load(operand_, at + pair * kLanes + Ex(j * block), kLanes)));
+      for (int i = 0; i < rows; ++i) {
+        const Ex x = b_.let(splat(b_.load({Elem::U32, 1}, a, from + pair * 2 + Ex(i * depth)), kLanes));
+        for (int j = 0; j < columns; ++j) {
+          const Ex& s = sums[size_t(i * columns + j)];
+          b_.assign(s, call(Fn::DotBf16, {s, w[size_t(j)], x}));
+        }
+      }
+    });
+    return sums;
+  }
+
   void multiply_pairs(const Buffer& a, int64_t depth, int64_t columns, const Buffer& sum, bool add) {
-    const int64_t block = depth / 2 * kLanes, width = columns * kLanes;
-    const int rows = rows_ % (kAccumulators / kColumns) ? 8 : kAccumulators / kColumns;
-    b_.for_(0, columns, kColumns, [&](Ex column) {
+    const int64_t width = columns * kLanes;
+    const int wide = columns_at_once(columns), rows = rows_at_once(wide);
+    b_.for_(0, columns, wide, [&](Ex column) {
       b_.for_(0, rows_, rows, [&](Ex row) {
-        const Ex to = b_.let(row * width + column * kLanes), from = b_.let(row * depth), at = b_.let(column * block);
-        std::vector<Ex> acc;
-        for (int i = 0; i < rows; ++i)
-          for (int j = 0; j < kColumns; ++j)
-            acc.push_back(b_.var(add ? b_.load(sum, to + Ex(i * width + j * kLanes), kLanes) * b_.load(decay_, row + Ex(i)) : constant({Elem::F32, kLanes}, 0)));
-        b_.for_(0, depth / 2, 1, [&](Ex pair) {
-          std::vector<Ex> w;
-          for (int j = 0; j < kColumns; ++j) w.push_back(b_.let(b_.load(operand_, at + pair * kLanes + Ex(j * block), kLanes)));
-          for (int i = 0; i < rows; ++i) {
-            const Ex x = b_.let(splat(b_.load({Elem::U32, 1}, a, from + pair * 2 + Ex(i * depth)), kLanes));
-            for (int j = 0; j < kColumns; ++j) {
-              const Ex& s = acc[size_t(i * kColumns + j)];
-              b_.assign(s, call(Fn::DotBf16, {s, w[size_t(j)], x}));
-            }
-          }
+        const Ex to = b_.let(row * width + column * kLanes);
+        const auto place = [&](int i, int j) { return to + Ex(i * width + j * kLanes); };
+        const std::vector<Ex> sums = products(a, depth, row, rows, column, wide, [&](int i, int j) {
+          return add ? b_.load(sum, place(i, j), kLanes) * b_.load(decay_, row + Ex(i)) : constant({Elem::F32, kLanes}, 0);
         });
         for (int i = 0; i < rows; ++i)
-          for (int j = 0; j < kColumns; ++j) b_.store(sum, to + Ex(i * width + j * kLanes), acc[size_t(i * kColumns + j)]);
+          for (int j = 0; j < wide; ++j) b_.store(sum, place(i, j), sums[size_t(i * wide + j)]);
       });
     });
   }

@@ -46,7 +46,7 @@ enum class Kind : uint8_t {
 enum class Fn : uint8_t {
   Fma,        ///< a*b + c; one rounding where the target has it
   Exp, Tanh, Erf, Sqrt,
-  Exp2Coarse, ///< 2^x for x <= 0 to 2^-13 (relative), for weights that are rounded to bf16 (on GPUs for any x, to 2^-22); exactly 1 for 0, 0 for -inf
+  Exp2Coarse, ///< 2^x to 2^-13 (relative), for weights that are rounded to bf16 (on GPUs to 2^-22); exact for whole numbers, 0 for -inf
   SinTurns, CosTurns,  ///< sin(2 pi x), |x| <= 0.5
   RoundEven,
   Abs,

@@ -217,9 +217,9 @@ static inline f32x16 dot_bf16(f32x16 c, u32x16 a, u32x16 b) {
 constexpr const char* kExp2Coarse = R"(
 #ifdef __AVX512F__
 static inline f32x16 EXP2COARSE16_(f32x16 x) {
-  const f32x16 n = (f32x16)__builtin_ia32_rndscaleps_mask((v16sf)x, 8, (v16sf)x, (u16)-1, 4), f = x - n;
-  const f32x16 p = FMA16_(FMA16_(FMA16_((f32x16)5.500895e-2f, f, (f32x16)2.4221101e-1f), f, (f32x16)6.932829e-1f), f, (f32x16)1.0f);
-  return (f32x16)__builtin_ia32_scalefps512_mask((v16sf)p, (v16sf)n, (v16sf)p, (u16)-1, 4);
+  const f32x16 f = x - (f32x16)__builtin_ia32_rndscaleps_mask((v16sf)x, 1, (v16sf)x, (u16)-1, 4);  // from the floor, which scalef takes of x
+  const f32x16 p = FMA16_(FMA16_(FMA16_((f32x16)7.70669892e-2f, f, (f32x16)2.27645054e-1f), f, (f32x16)6.95116774e-1f), f, (f32x16)1.0f);
+  return (f32x16)__builtin_ia32_scalefps512_mask((v16sf)p, (v16sf)x, (v16sf)p, (u16)-1, 4);
 }
 #else
 static inline f32x16 EXP2COARSE16_(f32x16 x) { return EXP16_(x * 0.693147181f); }

@@ -310,6 +310,53 @@ TEST_P(Kernels, AttentionOfFewTokensInALongContext) {
   }
 }
 
+/// Prompts go on with the reference of earlier tiles' weights as long as they can: scores that rise by so much that they can, that
+/// they cannot, that rise a little in a tile that some pieces see whole, and that fall again.
+TEST_P(Kernels, AttentionOfManyTokensWhoseScoresRise) {
+  constexpr int64_t kPast = 400, kSeq = 60, kHeads = 6, kKvHeads = 2, kSize = 32, kCapacity = 512;
+  std::string text = "module @attention level=graph {\n  dim ?seq in [1,64]\n  dim ?past in [0,512]\n";
+  const std::string q = "f32[?seq,6,32]", kv = "f32[?seq,2,32]";
+  for (int window : {0, 250})
+    text += "  graph @window" + std::to_string(window) + "(%q: " + q + ", %k: " + kv + ", %v: " + kv + ", %kv: kv<f16>[?past,2,32]) -> (f32[?seq,192]) {\n"
+            "    %kv2 = kv_append(%kv, %k, %v) : kv<f16>[?past+?seq,2,32]\n"
+            "    %a = attention(%q, %kv2) {scale=0.0625, window=" + std::to_string(window) + "} : " + q + "\n"
+            "    %y = reshape(%a) {shape=\"?seq,192\"} : f32[?seq,192]\n    return %y\n  }\n";
+  auto fixture = KernelFixture::create(text + "}\n", GetParam());
+  ASSERT_TRUE(fixture) << fixture.message();
+  KernelFixture& f = **fixture;
+
+  auto query = random_floats(size_t(kSeq * kHeads * kSize), 1), k = random_floats(size_t(kSeq * kKvHeads * kSize), 2);
+  const auto v = random_floats(size_t(kSeq * kKvHeads * kSize), 3), values = random_floats(size_t(kPast * kKvHeads * kSize * 2), 5);
+  for (size_t i = 0; i < query.size(); i += kSize) query[i] = 1;   // times the rise, without rounding
+  for (const auto& [early, late] : {std::pair{512.0f, 544.0f}, {2048.0f, 2080.0f}, {0.0f, 512.0f}, {512.0f, 0.0f}}) {
+    for (size_t i = 0; i < k.size(); i += kSize) k[i] = late;
+    KvPlanes planes{DType::F16, kKvHeads, kSize, kCapacity};
+    auto value = values.begin();
+    for (int plane : {0, 1})
+      for (int64_t t = 0; t < kPast; ++t)
+        for (int64_t h = 0; h < kKvHeads; ++h)
+          for (int64_t i = 0; i < kSize; ++i, ++value) planes.store(plane, planes.at(plane, t, h, i), plane == 0 && i == 0 ? (t < 200 ? 0 : t < 384 ? early : late) : *value);
+    const ir::Tensor cache = tensor({kPast, kKvHeads, kSize}, planes.values(kPast));
+    for (const std::string name : {"window0", "window250"}) {
+      auto want = ir::Evaluator(f.original()).run(*f.original().graph(name), {{"q", tensor({kSeq, kHeads, kSize}, query)}, {"k", tensor({kSeq, kKvHeads, kSize}, k)},
+                                                                            {"v", tensor({kSeq, kKvHeads, kSize}, v)}, {"kv", cache}}, {{"seq", kSeq}, {"past", kPast}});
+      ASSERT_TRUE(want) << want.message();
+      auto run = [&](int64_t first, int64_t seq) {
+        return floats(f.run_entry(name, {query.data() + first * kHeads * kSize, k.data() + first * kKvHeads * kSize, v.data() + first * kKvHeads * kSize},
+                                  {{"seq", seq}, {"past", kPast + first}, {"ctx", kCapacity}}, 2, &planes.memory)[0]);
+      };
+      const auto got = run(0, kSeq);
+      EXPECT_LT(relative_error(got, (*want)[0].f), tolerance(0x1p-10, rt::Isa::Avx512)) << name << " early " << early << " late " << late;
+      auto pieces = run(0, 7);
+      for (const auto& [first, seq] : {std::pair<int64_t, int64_t>{7, 40}, {47, 13}}) {
+        const auto piece = run(first, seq);
+        pieces.insert(pieces.end(), piece.begin(), piece.end());
+      }
+      EXPECT_EQ(pieces, got) << name << " early " << early << " late " << late << ": in pieces";
+    }
+  }
+}
+
 TEST(KernelErrors, AttentionOfMoreTokensThanItSays) {
   auto fixture = KernelFixture::create(
       "module @m level=fused {\n  dim ?seq in [1,64]\n  dim ?past in [0,128]\n  graph @g(%q: f32[?seq,2,32], %kv: kv<f16>[?past+?seq,1,32]) -> (f32[?seq,2,32]) {\n"
