@@ -57,7 +57,7 @@ class Subject {
       Launch& launch = launches_.emplace_back(Launch{fixture_->executable().kernel(l.kernel), {}, value_of(l.tasks.evaluate(dims_))});
       for (const rt::Arg& a : l.args) {
         if (a.space == rt::Space::Arena) launch.args.push_back(arena_.data() + a.offset);
-        else if (a.space == rt::Space::Weight) launch.args.push_back(const_cast<uint8_t*>(fixture_->executable().weights()) + p.weights[a.index].offset + a.offset);
+        else if (a.space == rt::Space::Weight) launch.args.push_back(const_cast<uint8_t*>(fixture_->executable().weight(a.index)) + a.offset);
         else launch.args.push_back(planes_.data() + (a.space == rt::Space::KvV ? planes_.bytes() / 2 / 64 * 64 : 0));
       }
       computes_ = p.kernels[l.kernel].computes;  // the last launch is the one that matters: those before it make its input

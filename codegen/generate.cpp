@@ -116,22 +116,26 @@ class Generator {
       for (const ir::Operation& op : g->ops)
         for (const ir::Value* v : op.operands())
           if (v->is_weight()) used[v->name] = true;
-    for (const auto& w : m_.weights) {
-      if (!used.count(w->value.name)) continue;
+    std::vector<const ir::Weight*> order;   // those with values last: of variants the others are the same
+    for (bool values : {false, true})
+      for (const auto& w : m_.weights)
+        if (used.count(w->value.name) && w->values.empty() != values) order.push_back(w.get());
+    for (const ir::Weight* w : order) {
       rt::Weight out;
       out.name = w->value.name;
       ir::Type type = w->value.type;
       out.dtype = ir::info(type.dtype).name;
       out.layout = ir::layout_name(type.layout);
       for (ir::Dim d : type.shape) out.shape.push_back(*d.constant());
-      out.sources = w->sources.empty() ? std::vector<std::string>{w->value.name} : w->sources;
+      if (!w->values.empty()) out.values.assign(w->values.begin(), w->values.end());
+      else out.sources = w->sources.empty() ? std::vector<std::string>{w->value.name} : w->sources;
       out.interleave = w->interleave;
       out.hadamard = w->conversion.hadamard;
       out.scales = ir::scales_name(w->conversion.scales);
-      converted = converted || is_converted(*w);
+      converted = converted || is_converted(*w) || !w->values.empty();
       PRISM_TRY(out.bytes, weight_bytes(type));
       out.offset = at;
-      at = round_up(at + out.bytes + 64, 64);  // slack: vector loads may run past a vector's end
+      at = round_up(at + out.bytes + rt::kWeightSlack, 64);
       weight_index_[out.name] = uint32_t(p_.weights.size());
       p_.weights.push_back(std::move(out));
     }

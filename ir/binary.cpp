@@ -27,7 +27,8 @@ class Writer {
       for (const auto& s : w->sources) sources.push_back(b_.CreateString(s));
       const auto name = b_.CreateString(w->value.name);
       const auto list = b_.CreateVector(sources);
-      weights.push_back(fb::CreateWeight(b_, name, type(w->value.type), list, w->interleave, w->conversion.hadamard, uint8_t(w->conversion.scales)));
+      const auto values = b_.CreateVector(w->values);
+      weights.push_back(fb::CreateWeight(b_, name, type(w->value.type), list, w->interleave, w->conversion.hadamard, uint8_t(w->conversion.scales), values));
     }
     std::vector<flat::Offset<fb::Graph>> graphs;
     for (const auto& g : m.graphs) graphs.push_back(graph(*g));
@@ -219,6 +220,8 @@ class Reader {
     out->interleave = w.interleave();
     if (w.scales() > uint8_t(Scales::Tensor)) return fail("weight @", name, ": scales are ", int(w.scales()), ", expected at most ", int(Scales::Tensor));
     out->conversion = {w.hadamard(), Scales(w.scales())};
+    PRISM_CHECK(spend(elements(w.values()).size() * sizeof(double)));
+    out->values = copy(w.values());
     for (uint32_t i = 0; i < elements(w.sources()).size(); ++i) {
       out->sources.push_back(w.sources()->Get(i)->str());
       PRISM_CHECK(spend(out->sources.back().size()));

@@ -116,6 +116,10 @@ Result<Tensor> read_weight(const Module& module, const Weight& w) {
     }
     return t;
   }
+  if (!w.values.empty()) {
+    t.f.assign(w.values.begin(), w.values.end());
+    return t;
+  }
   if (!w.data) return error(what, " has no data");
   const DTypeInfo& format = info(type.dtype);
   const size_t n = size_t(t.elements());

@@ -221,6 +221,8 @@ class Cloner {
       w->bytes = original->bytes;
       w->sources = original->sources;
       w->interleave = original->interleave;
+      w->conversion = original->conversion;
+      w->values = original->values;
     }
     return to = &w->value;
   }

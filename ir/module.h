@@ -121,7 +121,7 @@ struct Conversion {
   friend bool operator==(const Conversion&, const Conversion&) = default;
 };
 
-/// A named constant tensor. Its bytes are either `data` (row-major, may be unset in modules that came from text)
+/// A named constant tensor: `values`, or bytes that are either `data` (row-major, may be unset in modules that came from text)
 /// or the concatenation of `sources` along axis 0, converted to the type and packed into its layout.
 struct Weight {
   Value value;                        ///< kind Weight; the name and type
@@ -130,6 +130,7 @@ struct Weight {
   std::vector<std::string> sources;   ///< names of weights this one is made from; empty = a tensor of the model file
   int64_t interleave = 0;             ///< with sources: rows alternate in groups of this many (gate/up); 0 = plain concatenation
   Conversion conversion;              ///< with sources
+  std::vector<double> values;         ///< of an f32 weight that no model file has; empty: it is none
 };
 
 class Module {

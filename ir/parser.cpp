@@ -229,6 +229,11 @@ class Parser {
     PRISM_TRY(Type t, type());
     Weight* w = module_->add_weight(name.value, std::move(t));
     if (!take("=")) return ok();
+    if (peek().is("[")) {
+      PRISM_TRY(Attr values, attr(AttrKind::Floats));
+      w->values = std::move(std::get<std::vector<double>>(values));
+      return ok();
+    }
     PRISM_CHECK(expect_word("pack"));
     PRISM_CHECK(expect("("));
     do {

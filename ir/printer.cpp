@@ -112,6 +112,7 @@ std::string print(const Module& m) {
   for (const auto& [key, value] : m.attrs) out += "  attr " + key_str(key) + "=" + attr_str(value) + "\n";
   for (const auto& w : m.weights) {
     out += "  weight " + name_str('@', w->value.name) + " : " + w->value.type.str();
+    if (!w->values.empty()) out += " = " + attr_str(w->values);
     if (!w->sources.empty()) {
       out += " = pack(" + join(w->sources, [](auto& s) { return name_str('@', s); }) + ")";
       std::vector<std::string> how;

@@ -1,5 +1,6 @@
 #include "ir/verifier.h"
 
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -70,6 +71,11 @@ class Verifier {
       return fail("type ", w.value.type.str(), " is not a fixed-size tensor");
     if (w.data && w.value.type.bytes() != int64_t(w.bytes))
       return fail("has ", w.bytes, " bytes, expected ", w.value.type.bytes().value_or(-1), " for ", w.value.type.str());
+    if (!w.values.empty()) {
+      if (w.value.type.dtype != DType::F32 || w.value.type.layout != Layout::RowMajor || w.data || !w.sources.empty()) return fail("has values, expected a row-major f32 tensor without bytes or sources");
+      if (w.value.type.elements() != int64_t(w.values.size())) return fail("has ", w.values.size(), " values, expected ", w.value.type.elements().value_or(-1), " for ", w.value.type.str());
+      if (!llvm::all_of(w.values, [](double x) { return std::isfinite(float(x)); })) return fail("has values that no f32 has");
+    }
     if (w.sources.empty() && !(w.conversion == Conversion{})) return fail("has a conversion, expected sources");
     if (w.conversion.hadamard && w.value.type.rank() != 2) return fail("type ", w.value.type.str(), " is not a matrix, whose rows hadamard is for");
     if (w.interleave < 0) return fail("interleave is ", w.interleave, ", expected at least 0");

@@ -140,10 +140,16 @@ class Fuser {
         return op.result()->type.rank() == 3;
       case Op::Add:
       case Op::Mul:
-        return (is_row_vector(op.operand(0)) || is_row_vector(op.operand(1))) && op.result()->type.rank() <= 3;
+        return (is_row_vector(op.operand(0)) || is_row_vector(op.operand(1)) || is_of_heads(op)) && op.result()->type.rank() <= 3;
       default:
         return false;
     }
+  }
+
+  /// Does it combine [tokens, heads, size] with a weight [heads, size]?
+  static bool is_of_heads(const Operation& op) {
+    const Type &type = op.result()->type, &weight = op.operand(1)->type;
+    return op.operand(1)->is_weight() && type.rank() == 3 && weight.rank() == 2 && weight.shape[0] == type.shape[1] && weight.shape[1] == type.shape[2];
   }
 
   /// The region is for the tokens that are appended; queries may be fewer, and then come from elsewhere.

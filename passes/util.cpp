@@ -79,12 +79,25 @@ std::string joined_name(const std::vector<std::string>& names) {
 
 }  // namespace
 
+static Weight* new_weight(Module& m, const std::string& base, const Type& type) {
+  std::string name = base;
+  for (int i = 1; m.weight(name); ++i) name = base + "." + std::to_string(i);
+  return m.add_weight(name, type);
+}
+
+Value* values_weight(Module& m, const std::string& base, std::vector<Dim> shape, std::vector<double> values) {
+  const Type type = Type::tensor(DType::F32, shape);
+  for (const auto& w : m.weights)
+    if (w->values == values && w->value.type == type) return &w->value;
+  Weight* made = new_weight(m, base, type);
+  made->values = std::move(values);
+  return &made->value;
+}
+
 Weight* made_weight(Module& m, const std::string& base, const Type& type, std::vector<std::string> sources, Conversion conversion, int64_t interleave) {
   for (const auto& w : m.weights)
     if (w->sources == sources && w->interleave == interleave && w->conversion == conversion && w->value.type == type) return w.get();
-  std::string name = base;
-  for (int i = 1; m.weight(name); ++i) name = base + "." + std::to_string(i);
-  Weight* made = m.add_weight(name, type);
+  Weight* made = new_weight(m, base, type);
   made->sources = std::move(sources);
   made->conversion = conversion;
   made->interleave = interleave;

@@ -30,6 +30,9 @@ const ir::Attr* find_module_attr(const ir::Module& m, std::string_view key);
 /// The weight of a type made from others, by name; made once per module, its own name derived from `base`.
 ir::Weight* made_weight(ir::Module& m, const std::string& base, const ir::Type& type, std::vector<std::string> sources, ir::Conversion conversion = {}, int64_t interleave = 0);
 
+/// The f32 weight of these values; made once per module, its own name derived from `base`.
+ir::Value* values_weight(ir::Module& m, const std::string& base, std::vector<ir::Dim> shape, std::vector<double> values);
+
 /// The weight made from `parts` (weights with equal dtype, conversion and trailing dims) along axis 0; made once per module.
 ir::Value* concatenated_weight(ir::Module& m, llvm::ArrayRef<ir::Value*> parts, int64_t interleave);
 

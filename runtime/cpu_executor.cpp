@@ -39,11 +39,10 @@ Status CpuExecutor::init(int64_t capacity, unsigned threads) {
 }
 
 CpuExecutor::BoundEntry CpuExecutor::bind(const EntryPoint& entry) const {
-  uint8_t* weights = const_cast<uint8_t*>(exe_->weights());  // kernels only read them
   const auto address = [&](const Arg& a) -> uint8_t* {
     switch (a.space) {
       case Space::Arena: return arena_.data() + a.offset;
-      case Space::Weight: return weights + exe_->program().weights[a.index].offset + a.offset;
+      case Space::Weight: return const_cast<uint8_t*>(exe_->weight(a.index)) + a.offset;  // kernels only read it
       case Space::KvK: return cache_.data() + kv_.k(a.index) + a.offset;
       case Space::KvV: return cache_.data() + kv_.v(a.index) + a.offset;
     }

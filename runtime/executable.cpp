@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/base/checked.h"
 #include "runtime/code_object.h"
 #include "runtime/cpu.h"
 #include "runtime/fill.h"
@@ -43,8 +44,8 @@ Result<Mapping> read_weights(std::span<const uint8_t> file, std::span<const uint
 }  // namespace
 
 struct Executable::Resources {
-  Mapping weights;
-  std::shared_ptr<const Executable> owner;   // of the weights, if it is another
+  Mapping weights;                           // if another is their owner, those with values of their own
+  std::shared_ptr<const Executable> owner;
   CodeObject code;
   std::unique_ptr<gpu::DeviceProgram> gpu;
 
@@ -73,17 +74,40 @@ struct Executable::Resources {
     return exe;
   }
 
-  /// The executable has the weights of options.like. False if it needs its own.
-  static bool share(Executable& exe, const LoadOptions& options) {
+  /// The executable has the weights of options.like, but for those that have values. False if it needs its own.
+  static Result<bool> share(Executable& exe, const LoadOptions& options, const std::string& name) {
     Resources& r = *exe.resources_;
-    if (!options.like || r.gpu || options.like->gpu() || options.like->program_.weights != exe.program_.weights) return false;
+    if (!options.like || r.gpu || options.like->gpu()) return false;
+    const std::vector<Weight>&mine = exe.program_.weights, &others = options.like->program_.weights;
+    std::vector<size_t> at;   // theirs that have no values
+    for (size_t i = 0; i < others.size(); ++i)
+      if (others[i].values.empty()) at.push_back(i);
+    size_t next = 0;
+    uint64_t bytes = 0;
+    for (const Weight& w : mine) {
+      if (!w.values.empty()) bytes += round_up(w.bytes + kWeightSlack, kWeightAlignment);
+      else if (next == at.size() || w != others[at[next++]]) return false;
+    }
+    if (next != at.size()) return false;
+    PRISM_TRY(r.weights, Mapping::anonymous(bytes, name + ": weights with values", /*huge_pages=*/false));
+    uint8_t* to = r.weights.data();
+    next = 0;
+    for (const Weight& w : mine) {
+      if (w.values.empty()) {
+        exe.weights_.push_back(options.like->weights_[at[next++]]);
+        continue;
+      }
+      std::memcpy(to, w.values.data(), w.bytes);
+      exe.weights_.push_back(to);
+      to += round_up(w.bytes + kWeightSlack, kWeightAlignment);
+    }
     r.owner = options.like;
-    exe.weights_ = options.like->weights_;
     return true;
   }
 
   static Status fill(Executable& exe, const LoadOptions& options, const std::string& name) {
-    if (share(exe, options)) return ok();
+    PRISM_TRY(const bool shared, share(exe, options, name));
+    if (shared) return ok();
     const Program& p = exe.program_;
     PRISM_TRY(Mapping weights, Mapping::anonymous(p.weight_bytes, name + ": weights", /*huge_pages=*/true));
     PRISM_CHECK(fill_weights(p, weights.data(), options.threads, options.fill, options.progress));
@@ -95,7 +119,7 @@ struct Executable::Resources {
     Resources& r = *exe.resources_;
     if (r.gpu) return r.gpu->upload_weights({weights.data(), weights.bytes()});
     r.weights = std::move(weights);
-    exe.weights_ = r.weights.data();
+    for (const Weight& w : exe.program_.weights) exe.weights_.push_back(r.weights.data() + w.offset);
     return ok();
   }
 };
@@ -118,7 +142,8 @@ Result<std::shared_ptr<Executable>> Executable::load(PrxFile file, const LoadOpt
     PRISM_CHECK(Resources::fill(*exe, options, path));
     return exe;
   }
-  if (Resources::share(*exe, options)) return exe;
+  PRISM_TRY(const bool shared, Resources::share(*exe, options, path));
+  if (shared) return exe;
   const unsigned threads = options.threads ? options.threads : available_cores();
   PRISM_TRY(Mapping weights, read_weights(file.weights, file.weight_hashes, threads, options.progress, path));
   PRISM_CHECK(Resources::give(*exe, std::move(weights)));

@@ -45,7 +45,7 @@ class Executable {
 
   const Program& program() const { return program_; }
   // CPUs
-  const uint8_t* weights() const { return weights_; }
+  const uint8_t* weight(size_t i) const { return weights_[i]; }   ///< its bytes
   KernelFn kernel(size_t i) const { return functions_[i]; }
   // GPUs; nullptr for CPUs
   const gpu::DeviceProgram* gpu() const;
@@ -54,7 +54,7 @@ class Executable {
  private:
   Executable() = default;
   Program program_;
-  const uint8_t* weights_ = nullptr;
+  std::vector<const uint8_t*> weights_;   // as Program::weights
   std::vector<KernelFn> functions_;
   struct Resources;
   std::unique_ptr<Resources> resources_;

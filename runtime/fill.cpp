@@ -1,10 +1,18 @@
 #include "runtime/fill.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <optional>
 
 namespace prism::rt {
+
+Status fill_weight(const Weight& w, std::span<uint8_t> dst, const WeightFiller& fill) {
+  if (w.values.empty()) return fill(w, dst);
+  if (w.values.size() * sizeof(float) != dst.size()) return error("weight ", w.name, ": found ", w.values.size(), " values, expected ", dst.size(), " bytes");
+  std::memcpy(dst.data(), w.values.data(), dst.size());
+  return ok();
+}
 
 Status fill_weights(const Program& p, uint8_t* base, unsigned threads, const WeightFiller& fill,
                     const Progress& progress) {
@@ -27,7 +35,7 @@ Status fill_weights(const Program& p, uint8_t* base, unsigned threads, const Wei
   parallel_for(*team, n, [&](size_t i) {
     if (failed) return;
     const Weight& w = p.weights[order[i]];
-    if (Status s = fill(w, {base + w.offset, w.bytes}); !s) {
+    if (Status s = fill_weight(w, {base + w.offset, w.bytes}, fill); !s) {
       failed = true;
       std::lock_guard lock(mutex);
       if (!first) first = s.err();

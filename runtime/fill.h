@@ -30,6 +30,9 @@ class ProgressCounter {
   uint64_t done_ = 0;
 };
 
+/// The weight's values, or what `fill` says.
+Status fill_weight(const Weight& w, std::span<uint8_t> dst, const WeightFiller& fill);
+
 /// Calls `fill` for every weight of `p`, at its place in the segment at `base`. `threads` 0 = all cores.
 Status fill_weights(const Program& p, uint8_t* base, unsigned threads, const WeightFiller& fill,
                     const Progress& progress);

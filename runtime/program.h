@@ -102,6 +102,8 @@ struct EntryPoint {
   int64_t persistent = -1;    ///< GPUs: the kernel that does all launches in one (runtime/gpu/persistent.h); -1: none
 };
 
+constexpr uint64_t kWeightSlack = 64;   ///< bytes after a weight that may be read: vector loads may run past a vector's end
+
 struct Weight {
   std::string name;
   std::string dtype, layout;  ///< names as in the IR
@@ -112,6 +114,7 @@ struct Weight {
   int64_t interleave = 0;
   bool hadamard = false;             ///< as in ir::Conversion
   std::string scales = "block";
+  std::vector<float> values;         ///< instead of sources: of an f32 weight that no model file has
   friend bool operator==(const Weight&, const Weight&) = default;
 };
 
@@ -137,7 +140,7 @@ constexpr const char* kDemoteDim = "demote";
 constexpr const char* kKvPagesFeature = "kv-pages";
 /// The same of programs with a ring.
 constexpr const char* kKvRingFeature = "kv-ring";
-/// Weights are made of others in another type: see Weight::hadamard.
+/// Weights are made of others in another type, or of no others: see Weight::hadamard and Weight::values.
 constexpr const char* kConvertedWeightsFeature = "converted-weights";
 
 /// The file the weights come from when they are not in the executable.

@@ -68,7 +68,8 @@ class Encoder {
     const auto shape = b_.CreateVector(w.shape);
     const auto sources = each(w.sources, [&](auto& s) { return text(s); });
     const auto scales = text(w.scales);
-    return fb::CreateWeight(b_, name, dtype, layout, shape, w.offset, w.bytes, sources, w.interleave, w.hadamard, scales);
+    const auto values = b_.CreateVector(w.values);
+    return fb::CreateWeight(b_, name, dtype, layout, shape, w.offset, w.bytes, sources, w.interleave, w.hadamard, scales, values);
   }
 
  public:
@@ -153,6 +154,7 @@ class Decoder {
       w.interleave = t.interleave();
       w.hadamard = t.hadamard();
       if (t.scales()) w.scales = text(t.scales());
+      w.values = numbers<float>(t.values());
     });
     p.weight_bytes = f.weight_bytes();
     each(f.kv(), p.kv, [&](auto& t, KvLayer& l) {

@@ -29,7 +29,7 @@ Result<std::vector<uint64_t>> write_weights(const Program& p, TemporaryFile& fil
   PRISM_CHECK(file.reserve(offset + p.weight_bytes));
   PRISM_TRY(const Mapping segment, Mapping::shared(file.fd(), offset, p.weight_bytes, path));
   const WeightFiller fill_and_drop = [&](const Weight& w, std::span<uint8_t> dst) {
-    Status status = fill(w, dst);
+    Status status = fill_weight(w, dst, fill);
     drop_pages(dst);
     return status;
   };

@@ -105,6 +105,8 @@ class Validator {
       for (int64_t d : w.shape) PRISM_CHECK(range(what + ": shape", d, 1, kMaxDim));
       if (w.scales != "block" && w.scales != "row" && w.scales != "tensor")
         return error(file_, ": ", what, ": scales: found ", quoted(w.scales), ", expected \"block\", \"row\" or \"tensor\"");
+      if (!w.values.empty() && (w.dtype != "f32" || w.layout != "row_major" || w.bytes != w.values.size() * sizeof(float)))
+        return error(file_, ": ", what, ": found ", w.values.size(), " values, expected as many as ", w.bytes, " bytes of row_major f32 have");
       order.push_back(&w);
     }
     std::sort(order.begin(), order.end(), [](auto* a, auto* b) { return a->offset < b->offset; });

@@ -10,6 +10,7 @@
 #include "runtime/base/checked.h"
 #include "runtime/kv_cache.h"
 #include "tools/commands.h"
+#include "tools/key_balance.h"
 #include "tools/model.h"
 
 namespace prism::tools {
@@ -27,7 +28,7 @@ struct Options {
   std::vector<std::string> bits = {"k5v4", "k4v4", "k4v3", "k3v3", "k3v2"};
   double ratio = 0;
   uint64_t budget = 0;
-  int64_t positions = 8192, tokens = 1024, context = 1024, from = 192;
+  int64_t positions = 8192, tokens = 1024, context = 1024, from = 192, balance = 512;
   unsigned threads = 0;
   bool json = false;
 };
@@ -49,6 +50,7 @@ class Planner {
     PRISM_CHECK(prepare(start));
     const uint64_t budget = o_.budget ? o_.budget : uint64_t(std::floor(double(f16_bytes_) / o_.ratio));
     PRISM_CHECK(analysis::choose_kv_options(options_, budget));  // refused before anything is measured
+    PRISM_CHECK(find_balance());
     PRISM_TRY(const auto base, executable(""));
     PRISM_CHECK(measure(base, start));
     PRISM_TRY(const auto chosen, analysis::choose_kv_options(options_, budget));
@@ -60,14 +62,34 @@ class Planner {
       bits.push_back(option.bits);
       bytes += option.bytes;
     }
-    const std::string plan = analysis::kv_plan_text(bits);
-    PRISM_TRY(const auto measured, compare(base, {plan}));
-    return report(plan, bytes, start, measured[0]);
+    KvChoice plan(ir::DType::F16, analysis::kv_plan_text(bits));
+    PRISM_TRY(const auto measured, compare(base, {plan.bits}));
+    plan.balance = balance_;
+    return report(plan.plan(), bytes, start, measured[0]);
   }
 
  private:
   /// The model with a cache of these bits, "" for f16. Nothing of it is kept on disk.
-  Result<CompiledModel> compile(const std::string& bits) { return compile_gguf(file_, {.isa = o_.isa, .kv = {ir::DType::F16, bits}}); }
+  Result<CompiledModel> compile(const std::string& bits) {
+    KvChoice kv(ir::DType::F16, bits);
+    if (!bits.empty()) kv.balance = balance_;
+    return compile_gguf(file_, {.isa = o_.isa, .kv = kv});
+  }
+
+  /// From the text's first tokens, which are evaluated op by op.
+  Status find_balance() {
+    if (!o_.balance) return ok();
+    progress_("balancing keys and queries", 0);
+    KeyStatistics statistics;
+    PRISM_TRY(const auto session, reference_session(o_.model, "", [&](const ir::Operation& op, const auto& in, const auto&) { statistics.observe(op, in); }));
+    std::vector<int32_t> ids = tokens_.ids;
+    if (tokens_.bos >= 0) ids.insert(ids.begin(), tokens_.bos);
+    ids.resize(std::min({ids.size(), size_t(o_.balance), size_t(o_.context)}));
+    PRISM_CHECK(about(o_.model, session->feed(ids)));
+    PRISM_TRY(balance_, about(o_.model, statistics.balance()));
+    return ok();
+  }
+
   Result<std::shared_ptr<rt::Executable>> executable(const std::string& bits, std::shared_ptr<rt::Executable> like = {}) {
     PRISM_TRY(auto compiled, compile(bits));
     return rt::Executable::from_program(std::move(compiled.program), {o_.threads, compiled.fill, {}, std::move(like)});
@@ -175,6 +197,7 @@ class Planner {
   const rt::Progress progress_ = stderr_progress();
   std::vector<rt::KvLayer> layers_;               // compressed if they can be
   std::vector<std::vector<KvOption>> options_;    // as layers_
+  std::string balance_;                           // of keys; empty: none
   uint64_t f16_bytes_ = 0;
   Quality start_;
   size_t done_ = 0, total_ = 1;                   // plans
@@ -205,7 +228,8 @@ void add_plan_kv(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("plan-kv", "Choose the bits of a compressed KV cache layer by layer, within a budget, by what they cost over a text");
   c->footer("Prints a plan that --kv takes: prism run model.gguf --kv \"$(prism plan-kv model.gguf --text text.txt --ratio 4)\"\n"
-            "Every layer is measured with every choice of bits while the others have the middle one of --bits.");
+            "Every layer is measured with every choice of bits while the others have the middle one of --bits. Channels of keys are first made larger or\n"
+            "smaller, and those of queries the other way, so that rounding keys changes scores least: the letters after the plan's colon say by how much.");
   c->add_option("model", o->model, "GGUF file, or synth:SHAPE; best with f16 weights: int8 activations hide small losses")->required();
   c->add_option("--text", o->text, "Text of the kind that the model will read, - for standard input")->required();
   auto* ratio = c->add_option("--ratio", o->ratio, "How many times smaller than in f16 the cache is to be")->check(CLI::Range(1.0, 16.0));
@@ -214,6 +238,7 @@ void add_plan_kv(CLI::App& app, Action& chosen) {
   c->add_option("--bits", o->bits, "What layers may have")->delimiter(',')->allow_extra_args(false)->capture_default_str();
   c->add_option("--tokens", o->tokens, "Tokens of the text to read at most")->capture_default_str()->check(CLI::Range(2, 1 << 24));
   c->add_option("--ctx", o->context, "Tokens that are read in one context, at most the model's")->capture_default_str()->check(CLI::Range(2, 1 << 20));
+  c->add_option("--balance", o->balance, "Tokens of the text from which keys are balanced against queries; 0: they are not")->capture_default_str()->check(CLI::Range(0, 1 << 20));
   c->add_option("--from", o->from, "Count only this position of each context and those after it")->capture_default_str()->check(CLI::NonNegativeNumber);
   add_threads(*c, o->threads);
   add_isa(*c, o->isa);

@@ -77,7 +77,8 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   add(target.data(), target.size());
   add(o.pipeline.data(), o.pipeline.size());
   add(&o.kv.dtype, sizeof o.kv.dtype);
-  add(o.kv.bits.data(), o.kv.bits.size());
+  const std::string plan = o.kv.plan();
+  add(plan.data(), plan.size());
   add(f.bytes().data(), size_t(f.header_bytes()));
   if (!f.is_made())
     for (const gguf::TensorInfo& t : f.tensors()) add(f.data(t), size_t(std::min<uint64_t>(t.bytes, 256)));
@@ -203,7 +204,7 @@ Result<std::vector<passes::PipelineStep>> pipeline_of(const CompileOptions& o) {
     steps.insert(steps.end(), more.begin(), more.end());
     return ok();
   };
-  if (!o.kv.bits.empty()) PRISM_CHECK(add("plan-kv-compression{bits=" + o.kv.bits + "}"));
+  if (!o.kv.bits.empty()) PRISM_CHECK(add("plan-kv-compression{bits=" + o.kv.bits + (o.kv.balance.empty() ? "" : ",balance=" + o.kv.balance) + "}"));
   PRISM_CHECK(add(o.pipeline));
   if (steps.empty() || steps.back().pass->makes != ir::Level::Plan) PRISM_CHECK(add(codegen::default_pipeline(o.target.device, isa)));
   return steps;
@@ -238,8 +239,11 @@ Result<rt::Program> compile_module(ir::Module& m, const CompileOptions& o) {
 }
 
 KvChoice parse_kv(const std::string& kv) {
-  const auto [type, bits] = split_kv(kv);
-  return {ir::dtype_from_name(type).value_or(ir::DType::F16), bits};
+  const auto [type, plan] = split_kv(kv);
+  const size_t colon = std::min(plan.find(':'), plan.size());
+  KvChoice choice(ir::dtype_from_name(type).value_or(ir::DType::F16), plan.substr(0, colon));
+  if (colon < plan.size()) choice.balance = plan.substr(colon + 1);
+  return choice;
 }
 
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {

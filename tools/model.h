@@ -21,6 +21,9 @@ struct KvChoice {
   KvChoice(ir::DType dtype = ir::DType::F16, std::string bits = {}) : dtype(dtype), bits(std::move(bits)) {}
   ir::DType dtype;
   std::string bits;       ///< of demoted positions, as plan-kv-compression takes them; empty: none are
+  std::string balance;    ///< the same
+  /// Both, as --kv takes them.
+  std::string plan() const { return bits + (balance.empty() ? "" : ":" + balance); }
 };
 
 struct CompileOptions {

@@ -53,7 +53,9 @@ TEST_F(PlanKvCommand, MoreBytesLoseLessAndPlansAreWhatTheySay) {
 TEST_F(PlanKvCommand, PrintsThePlanAlone) {
   const Outcome o = shop->run(command({"--budget", "8MB", "--positions", "2048"}));
   EXPECT_EQ(o.exit_code, 0) << o.err;
-  EXPECT_EQ(o.out, "k8v8*2\n");
+  EXPECT_EQ(o.out.substr(0, 7), "k8v8*2:");
+  EXPECT_EQ(o.out.find('/'), size_t(7 + (o.out.size() - 9) / 2)) << o.out << "as many letters for either layer";
+  EXPECT_EQ(shop->must(command({"--budget", "8MB", "--positions", "2048", "--balance", "0"})), "k8v8*2\n");
   EXPECT_NE(o.err.find("at 2048 positions"), std::string::npos) << o.err;
 }
 

@@ -91,7 +91,7 @@ class KernelFixture {
       std::vector<void*> args;
       for (const rt::Arg& a : l.args) {
         if (a.space == rt::Space::Arena) args.push_back(arena + a.offset);
-        else if (a.space == rt::Space::Weight) args.push_back(const_cast<uint8_t*>(executable_->weights()) + p.weights[a.index].offset + a.offset);
+        else if (a.space == rt::Space::Weight) args.push_back(const_cast<uint8_t*>(executable_->weight(a.index)) + a.offset);
         else args.push_back((*kv_planes)[a.index * 2 + (a.space == rt::Space::KvV)].data());
       }
       const int64_t tasks = *l.tasks.evaluate(values);

@@ -149,6 +149,7 @@ const std::vector<Corruption> kCorruptions = {
     {"weight \"table\": found offset 0 and 18446744073709551615", [](auto& p) { p.weights[0].bytes = UINT64_MAX; }},
     {"weight \"bias\": found offset 64, expected at least 65, the end of \"table\"",
      [](auto& p) { p.weights[0].bytes = 65; }},
+    {"weight \"bias\": found 1 values", [](auto& p) { p.weights[1].values = {1}; }},
     {"weight \"table\": shape: found -5", [](auto& p) { p.weights[0].shape = {-5}; }},
     {"weight \"table\": shape: found 0", [](auto& p) { p.weights[0].shape = {0}; }},
     {"weight segment bytes: found 1", [](auto& p) { p.weight_bytes = UINT64_MAX; }},

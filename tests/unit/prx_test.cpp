@@ -90,6 +90,7 @@ void expect_equal(const Program& a, const Program& b) {
     EXPECT_EQ(a.weights[i].interleave, b.weights[i].interleave);
     EXPECT_EQ(a.weights[i].hadamard, b.weights[i].hadamard);
     EXPECT_EQ(a.weights[i].scales, b.weights[i].scales);
+    EXPECT_EQ(a.weights[i].values, b.weights[i].values);
   }
   ASSERT_EQ(a.kv.size(), b.kv.size());
   for (size_t i = 0; i < a.kv.size(); ++i) {
@@ -113,6 +114,9 @@ Program rich_program() {
   p.weights[0].scales = "row";
   p.weights[1].sources = {"a", "b", ""};
   p.entries[0].launches[1].args[2].offset = 12;
+  p.weights.push_back({"factors", "f32", "row_major", {2}, round_up(p.weight_bytes, 64), 8});
+  p.weights.back().values = {0.5f, -2};
+  p.weight_bytes = p.weights.back().offset + 64;
   p.kernels[0].computes = "append to a cache";
   p.kernels[0].work = Work{Expr::constant(4), dim(0), dim(1), dim(2)};
   return p;
@@ -144,8 +148,9 @@ TEST(Prx, EmbeddedWeightsRoundTrip) {
   ASSERT_TRUE(exe) << exe.message();
   expect_equal((*exe)->program(), p);
   EXPECT_TRUE((*exe)->program().weights_embedded);
-  EXPECT_EQ(std::memcmp((*exe)->weights(), tiny_weights().data(), p.weight_bytes), 0);
-  EXPECT_EQ(reinterpret_cast<uintptr_t>((*exe)->weights()) % 4096, 0u);
+  EXPECT_EQ(std::memcmp((*exe)->weight(0), tiny_weights().data(), tiny_weights().size()), 0);
+  EXPECT_EQ(std::memcmp((*exe)->weight(p.weights.size() - 1), p.weights.back().values.data(), 8), 0);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>((*exe)->weight(0)) % 4096, 0u);
   EXPECT_EQ((*exe)->entry("decode"), &(*exe)->program().entries[1]);
   EXPECT_EQ((*exe)->entry("encode"), nullptr);
 }
@@ -174,17 +179,30 @@ TEST(Prx, WeightsOfAProgramLikeItAreInMemoryOnce) {
   options.like = *first;
   const auto second = Executable::from_program(tiny_program(), options), third = Executable::load(write(folder, tiny_program(), fill_tiny), options);
   ASSERT_TRUE(second && third);
-  EXPECT_EQ((*second)->weights(), (*first)->weights());
-  EXPECT_EQ((*third)->weights(), (*first)->weights());
+  EXPECT_EQ((*second)->weight(0), (*first)->weight(0));
+  EXPECT_EQ((*third)->weight(0), (*first)->weight(0));
   Program other = tiny_program();
   other.weights[0].hadamard = true;
   const auto own = Executable::from_program(other, options);
   ASSERT_TRUE(own) << own.message();
-  EXPECT_NE((*own)->weights(), (*first)->weights());
+  EXPECT_NE((*own)->weight(0), (*first)->weight(0));
+  Program valued = tiny_program();
+  valued.weights.push_back({"factors", "f32", "row_major", {2}, round_up(valued.weight_bytes, 64), 8});
+  valued.weights.back().values = {0.5f, -2};
+  valued.weight_bytes = valued.weights.back().offset + 64;
+  const auto extended = Executable::from_program(valued, options);
+  ASSERT_TRUE(extended) << extended.message();
+  EXPECT_EQ((*extended)->weight(0), (*first)->weight(0));
+  EXPECT_EQ(std::memcmp((*extended)->weight(valued.weights.size() - 1), valued.weights.back().values.data(), 8), 0);
+  options.like = *extended;   // and the other way round
+  const auto back = Executable::from_program(tiny_program(), options);
+  ASSERT_TRUE(back) << back.message();
+  EXPECT_EQ((*back)->weight(0), (*first)->weight(0));
   options.like.reset();
   first = *own;  // the others keep what they use
   expect_works(*second);
   expect_works(*third);
+  expect_works(*extended);
 }
 
 TEST(Prx, ReferencedWeightsNeedAFiller) {
@@ -285,7 +303,7 @@ TEST(Prx, ManyWeightsInManyChunks) {
   const auto check = [&](const Executable& exe) {
     for (const Weight& w : exe.program().weights)
       for (size_t j = 0; j < w.bytes; ++j)
-        ASSERT_EQ(exe.weights()[w.offset + j], value(w.name, j)) << w.name << " " << j;
+        ASSERT_EQ(exe.weight(size_t(&w - exe.program().weights.data()))[j], value(w.name, j)) << w.name << " " << j;
   };
   const std::string path = folder / "m.prx";
   ASSERT_TRUE(write_executable(p, path, fill, progress));
