@@ -38,6 +38,21 @@ Status CpuExecutor::init(int64_t capacity, unsigned threads) {
   return ok();
 }
 
+bool CpuExecutor::reads_dim(const Expr& e, std::string_view dim) const {
+  const std::vector<std::string>& dims = exe_->program().dims;
+  for (size_t i = 0; i + 1 < e.code.size(); ++i) {
+    if (e.code[i] == Expr::Dim && dims[size_t(e.code[i + 1])] == dim) return true;
+    if (e.code[i] == Expr::Dim || e.code[i] == Expr::Const) ++i;   // its argument
+  }
+  return false;
+}
+
+KvStats CpuExecutor::kv_stats(int64_t positions, int64_t capacity) const {
+  KvStats stats = kv_.stats(positions, capacity);
+  stats.compressing_seconds = 1e-9 * double(demoting_.load(std::memory_order_relaxed));
+  return stats;
+}
+
 CpuExecutor::BoundEntry CpuExecutor::bind(const EntryPoint& entry) const {
   const auto address = [&](const Arg& a) -> uint8_t* {
     switch (a.space) {
@@ -53,7 +68,7 @@ CpuExecutor::BoundEntry CpuExecutor::bind(const EntryPoint& entry) const {
     for (const Arg& a : l.args) bound.args.push_back(address(a));
   void* const* args = bound.args.data();
   for (const Launch& l : entry.launches) {
-    bound.launches.push_back({exe_->kernel(l.kernel), args});
+    bound.launches.push_back({exe_->kernel(l.kernel), args, reads_dim(l.tasks, kDemoteDim)});
     args += l.args.size();
   }
   return bound;
@@ -100,8 +115,9 @@ void CpuExecutor::run_share(const BoundEntry& entry, const int64_t* dims, unsign
       if (taken.load(std::memory_order_relaxed) || taken.exchange(true, std::memory_order_relaxed)) continue;
       const int64_t begin = l.count * share / threads, end = l.count * (share + 1) / threads;
       if (begin < end) {
-        const int64_t from = profile_ ? Profile::now() : 0;
+        const int64_t from = profile_ || l.demotes ? Profile::now() : 0;
         l.kernel(l.args, dims, begin, end, scratch);
+        if (l.demotes) demoting_.fetch_add(Profile::now() - from, std::memory_order_relaxed);
         if (profile_) profile_->share(thread, i, begin, end, from);
       }
       if (progress_[i].shares_done.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) launched_.advance();

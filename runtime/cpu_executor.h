@@ -21,12 +21,13 @@ class CpuExecutor final : public Executor {
   Status write(uint64_t offset, std::span<const uint8_t> from) override;
   Status run(const EntryPoint& entry, std::span<const int64_t> dims) override;
   Result<const uint8_t*> read(uint64_t offset, uint64_t bytes) override;
-  KvStats kv_stats(int64_t positions, int64_t capacity) const override { return kv_.stats(positions, capacity); }
+  KvStats kv_stats(int64_t positions, int64_t capacity) const override;
 
  private:
   struct BoundLaunch {
     KernelFn kernel;
     void* const* args;
+    bool demotes = false;
     int64_t count = 0;  // tasks in this step
   };
   struct BoundEntry {
@@ -35,6 +36,7 @@ class CpuExecutor final : public Executor {
   };
 
   BoundEntry bind(const EntryPoint& entry) const;
+  bool reads_dim(const Expr& e, std::string_view dim) const;
   void run_share(const BoundEntry& entry, const int64_t* dims, unsigned thread, uint32_t start);
 
   /// One launch of the step in progress. Each thread has a share of the tasks, which another takes if it is late.
@@ -49,6 +51,7 @@ class CpuExecutor final : public Executor {
   uint64_t scratch_stride_ = 0;
   std::vector<BoundEntry> entries_;  // as Program::entries
   std::vector<Progress> progress_;   // as the launches of an entry
+  std::atomic<int64_t> demoting_{0};  // ns of all threads
   Gate launched_;                    // advances when a launch is done
   Profile* profile_;                 // nullptr: nobody asks
 };

@@ -42,6 +42,7 @@ KvStats KvLayout::stats(int64_t positions, int64_t capacity) const {
   KvStats s{.dtype = layers_.empty() ? "" : layers_[0].name(), .positions = positions, .capacity = capacity, .bytes_allocated = bytes_};
   for (const KvLayer& l : layers_) {
     const int64_t kept = std::min(positions, l.room(capacity));
+    s.evicted += positions - kept;
     s.bytes_f32 += 2 * position_values(l) * 4 * uint64_t(positions);
     if (!l.compressed()) {
       s.bytes_exact += 2 * position_values(l) * uint64_t(element_bytes(l) * kept);

@@ -91,8 +91,11 @@ Status print_kv(const rt::Program& p, int64_t positions) {
   const auto capacity = int64_t(round_up(uint64_t(positions), rt::kKvCapacityMultiple));
   PRISM_TRY(const auto layout, rt::KvLayout::create(p.kv, capacity, "kv cache"));
   const rt::KvStats s = layout.stats(positions, capacity);
-  printf("               at %lld positions %.2f MiB, %.2f of them exact, %.2f times less than in f16\n", (long long)positions, double(s.bytes_used) / 1048576,
-         double(s.bytes_exact) / 1048576, double(s.bytes_f16) / double(s.bytes_used));
+  printf("               at %lld positions %.2f MiB, %.2f of them exact, %.2f times less than in f16", (long long)positions,
+         double(s.bytes_used) / 1048576, double(s.bytes_exact) / 1048576, double(s.bytes_f16) / double(s.bytes_used));
+  if (s.demoted) printf("; %lld positions demoted", (long long)s.demoted);
+  if (s.evicted) printf("; %lld evicted from layers with a window", (long long)s.evicted);
+  printf("\n");
   return ok();
 }
 

@@ -60,7 +60,7 @@ std::string variant_path(const Options& o) { return o.against.empty() || is_pipe
 /// What --against and one of --against-kv, or "", name.
 Result<Side> load_variant(const Options& o, const std::string& against_kv, const Side* base) {
   std::string name = o.against;
-  if (!against_kv.empty()) name += (name.empty() ? "" : ", ") + ("KV cache in " + against_kv);
+  if (!against_kv.empty()) name += (name.empty() ? "" : ", ") + ("KV cache in " + kv_label(against_kv));
   if (name.empty()) name = "compiled";  // beside the reference
   const bool passes = !o.against.empty() && is_pipeline(o.against);
   return load(o, name, variant_path(o), against_kv.empty() ? o.kv : against_kv, passes ? o.against : o.pipeline, base);
@@ -249,7 +249,7 @@ void add_quality(CLI::App& app, Action& chosen) {
   c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
   c->add_option("--text", o->text, "File of UTF-8 text, - for standard input")->required();
   auto* against = c->add_option("--against", o->against, "The variant: passes as --pipeline takes them, or another GGUF or .prx file with the same tokenizer");
-  c->add_option("--against-kv", o->against_kv, "Element type of the variant's KV cache, or bits as --kv takes them; for several variants several, for example bf16,k8v8,k4v3")
+  c->add_option("--against-kv", o->against_kv, "Element type of the variant's KV cache, or what --kv takes; for several variants several, for example bf16,k8v8,k4v3")
       ->delimiter(',')->allow_extra_args(false)->check(kv_type);
   auto* each_pass = c->add_flag("--each-pass", o->each_pass, "The variants: the pipeline with the passes that reduce precision switched on one after the other, against none of them");
   auto* each_layer = c->add_option("--each-layer", o->each_layer, "The variants: one layer after the other rounded to this, to see which to name in insert-quantization{keep=...}")->check(CLI::IsMember({"int8", "f16", "bf16"}));

@@ -101,7 +101,7 @@ Status run(RunOptions o) {
         {"text", text}, {"prompt_ids", ids}, {"ids", made}, {"stop", stop}, {"load_ms", load_ms}, {"compiled", model.compiled_now},
         {"first_token_ms", first_token_ms}, {"first_token_since_start_ms", since_start_ms}, {"tokens_per_second", rate},
         {"prompt_tokens_per_second", double(ids.size()) / (1e-3 * first_token_ms)},
-        {"kv", {{"dtype", kv.dtype}, {"positions", kv.positions}, {"demoted", kv.demoted}, {"capacity", kv.capacity}, {"bytes_used", kv.bytes_used},
+        {"kv", {{"dtype", kv.dtype}, {"positions", kv.positions}, {"demoted", kv.demoted}, {"evicted", kv.evicted}, {"compressing_ms", 1e3 * kv.compressing_seconds}, {"capacity", kv.capacity}, {"bytes_used", kv.bytes_used},
                 {"bytes_exact", kv.bytes_exact}, {"bytes_allocated", kv.bytes_allocated}, {"bytes_f16", kv.bytes_f16}, {"bytes_f32", kv.bytes_f32}}}};
     print_json(out);
   } else {
@@ -115,6 +115,7 @@ Status run(RunOptions o) {
             double(ids.size()) / (1e-3 * first_token_ms), since_start_ms, made.size(), rate, stop.c_str(), kv.dtype.c_str(),
             (long long)kv.positions, (long long)kv.capacity, (long long)kv.demoted, double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
             double(kv.bytes_f16) / 1048576, double(kv.bytes_f32) / 1048576);
+    if (kv.demoted) fprintf(stderr, "              demoting took %.1f ms of all threads\n", 1e3 * kv.compressing_seconds);
   }
   if (o.profile.empty()) return ok();
   fflush(stdout);

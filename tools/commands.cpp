@@ -17,6 +17,11 @@ std::pair<std::string, std::string> split_kv(const std::string& kv) {
   return kv.empty() || kv[0] == 'k' || kv[0] == 'e' ? std::pair(std::string(), kv) : std::pair(kv, std::string());
 }
 
+std::string kv_label(const std::string& kv) {
+  const size_t colon = kv.find(':');
+  return colon == kv.npos ? kv : kv.substr(0, colon) + ", balanced";
+}
+
 Result<std::string> read_text(const std::string& path) {
   if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
   std::ifstream in(path, std::ios::binary);

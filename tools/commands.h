@@ -25,6 +25,9 @@ inline void add_isa(CLI::App& command, std::string& isa) {
 
 /// "f32+k4v3" -> {"f32", "k4v3"}, the type of what is exact and bits; either may be missing.
 std::pair<std::string, std::string> split_kv(const std::string& kv);
+/// What to call a plan: without the letters after its colon.
+std::string kv_label(const std::string& kv);
+
 /// Checks what a KV cache may be; the pass plan-kv-compression checks bits.
 inline std::string kv_type(const std::string& text) {
   const auto [type, bits] = split_kv(text);
@@ -36,7 +39,7 @@ inline std::string kv_type(const std::string& text) {
 /// --kv: the element type of the KV cache, a property of what is compiled.
 inline void add_kv(CLI::App& command, std::string& kv) {
   command.add_option("--kv", kv, "Element type of the KV cache: f16, bf16 or f32, or the bits of keys and values that are no longer among the newest, "
-                     "as in k8v8, k4v3 or by layer k8v8*2/exact*28 (docs/passes.md: plan-kv-compression), or both as in f32+k8v8; a .prx has it fixed; default: f16")
+                     "as in k8v8, k4v3 or by layer k8v8*2/exact*28 (docs/passes.md: plan-kv-compression), or both as in f32+k8v8, or what plan-kv prints; a .prx has it fixed; default: f16")
       ->check(kv_type);
 }
 

@@ -185,6 +185,7 @@ TEST_F(Cli, TheCacheHasTheTypeThatIsAskedFor) {
   const json compressed = generate(gguf, {"--kv", "k4v3"})["kv"];
   EXPECT_EQ(compressed["dtype"], "k4v3");
   EXPECT_EQ(compressed["bytes_exact"], 2 * 64 * 2 * (16 + 208));
+  EXPECT_GE(compressed["compressing_ms"], 0);
   EXPECT_EQ(generate(gguf)["kv"]["dtype"], "f16");
   EXPECT_FALSE(generate(gguf, {"--kv", "f16"})["compiled"]) << "the same again";
   EXPECT_EQ(generate(gguf, {"--reference", "--kv", "f32"})["kv"]["dtype"], "f32");

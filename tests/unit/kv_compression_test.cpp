@@ -290,6 +290,8 @@ TEST_P(RingCache, HasTheBitsOfAWholeCache) {
     EXPECT_EQ(score(*s, ids), want);
     EXPECT_LT(s->kv_stats().bytes_used, w->kv_stats().bytes_used);
     EXPECT_EQ(s->kv_stats().bytes_f16, w->kv_stats().bytes_f16);
+    EXPECT_GT(s->kv_stats().evicted, 0);
+    EXPECT_EQ(w->kv_stats().evicted, 0);
     for (size_t piece : {1u, 7u, 64u}) EXPECT_EQ(feed(*session(ring), ids, piece), feed(*session(whole), ids, piece)) << "in pieces of " << piece;
     expect_drafts_leave_no_trace(ring, ids, want, 100);
   }
@@ -306,6 +308,7 @@ TEST(RingCache, GoesBackAsFarAsItHolds) {
     const std::span<const int32_t> ids = model.ids();
     const std::vector<float> want = score(*s, ids.first(200));
     EXPECT_EQ(s->kv_stats().bytes_used, uint64_t(128 * 2 * 32 * 2));
+    EXPECT_EQ(s->kv_stats().evicted, 200 - 128);
     ASSERT_EQ(s->rewind(136), 136) << "reads from 72 on";
     EXPECT_EQ(score(*s, ids.subspan(136, 64)), std::vector<float>(want.begin() + 136 * kVocab, want.end()));
     EXPECT_EQ(s->rewind(135), 0) << "would read 71, which 199 is written over";
@@ -345,9 +348,13 @@ TEST(CompressedCache, QueriesMayBeFewerThanTokens) {
 TEST(CompressedCache, StatesItsSize) {
   Model model({4, 2, 128, ""});
   auto s = session(model.compile(rt::best_isa(), "k4v3"));
-  score(*s, model.ids());
+  score(*s, std::span(model.ids()).first(160));
+  EXPECT_EQ(s->kv_stats().demoted, 0);
+  EXPECT_EQ(s->kv_stats().compressing_seconds, 0) << "nothing to demote yet";
+  score(*s, std::span(model.ids()).subspan(160));
   const rt::KvStats stats = s->kv_stats();
   EXPECT_EQ(stats.dtype, "k4v3");
+  EXPECT_GT(stats.compressing_seconds, 0);
   EXPECT_EQ(stats.demoted, 256);
   const int64_t exact = 2 * 2 * 128 * 2 * (16 + 208);
   const int64_t page = 2 * (64 * 128 * 7 / 8 + 2 * (64 * 2 + 8) + 128);  // codes, scales and two bases each, means
