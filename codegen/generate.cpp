@@ -101,7 +101,7 @@ class Generator {
 
   /// Beyond what vectors become: f32.
   bool is_converted(const ir::Weight& w) const {
-    return llvm::any_of(w.sources, [&](const std::string& name) {
+    return !w.values.empty() || llvm::any_of(w.sources, [&](const std::string& name) {
       const DType type = w.value.type.dtype;
       const ir::Weight* source = m_.weight(name);
       return w.conversion.hadamard || (source && type != source->value.type.dtype && !(type == DType::F32 && w.value.type.rank() == 1));
@@ -132,7 +132,7 @@ class Generator {
       out.interleave = w->interleave;
       out.hadamard = w->conversion.hadamard;
       out.scales = ir::scales_name(w->conversion.scales);
-      converted = converted || is_converted(*w) || !w->values.empty();
+      converted = converted || is_converted(*w);
       PRISM_TRY(out.bytes, weight_bytes(type));
       out.offset = at;
       at = round_up(at + out.bytes + rt::kWeightSlack, 64);

@@ -70,7 +70,9 @@ class Compressor {
   /// `balance`: of its keys; empty: none.
   Status layer(Operation& append, KvBits bits, const std::vector<double>& balance) {
     Value* cache = append.operand(0);
-    if (!balance.empty()) PRISM_CHECK(multiply(append, 1, balance));
+    std::vector<double> inverse = balance;
+    for (double& factor : inverse) factor = 1 / factor;
+    PRISM_CHECK(multiply(append, 1, balance));
     for (Value* v : {cache, append.result()}) {
       v->type.key_bits = bits.key;
       v->type.value_bits = bits.value;
@@ -83,11 +85,7 @@ class Compressor {
     follow(append.result(), demoted);
     for (const Use& u : uses) {
       if (u.op->op != Op::Attention) return error("kv cache %", append.result()->name, " is read by ", info(u.op->op).mnemonic, ", expected attention");
-      if (!balance.empty()) {
-        std::vector<double> inverse;
-        for (double factor : balance) inverse.push_back(1 / factor);
-        PRISM_CHECK(multiply(*u.op, 0, inverse));
-      }
+      PRISM_CHECK(multiply(*u.op, 0, inverse));
       PRISM_CHECK(rotate(*u.op, 0));
       Value* old = u.op->result();
       Builder after(&graph_, insertion_point_after(graph_, old));
@@ -105,8 +103,9 @@ class Compressor {
     std::ranges::replace(graph_.returns, old, next);
   }
 
-  /// Multiplies an operand [tokens, heads, size] by factors of [KV heads, size].
+  /// Multiplies an operand [tokens, heads, size] by factors of [KV heads, size], if there are any.
   Status multiply(Operation& op, unsigned operand, const std::vector<double>& factors) {
+    if (factors.empty()) return ok();
     Value* v = op.operand(operand);
     const auto heads = v->type.dim(1).constant(), size = v->type.dim(2).constant();
     const int64_t kv_heads = int64_t(factors.size()) / *size;
@@ -116,7 +115,7 @@ class Compressor {
       all.insert(all.end(), from, from + *size);
     }
     Builder b(&graph_, &op);
-    Value* product = b.Mul({v, values_weight(*graph_.module, op.operand(operand)->name + ".balance", {*heads, *size}, std::move(all))}, {}, v->name + ".balanced");
+    Value* product = b.Mul({v, values_weight(*graph_.module, v->name + ".balance", {*heads, *size}, std::move(all))}, {}, v->name + ".balanced");
     PRISM_CHECK(b.status());
     op.set_operand(operand, product);
     return ok();
@@ -149,7 +148,7 @@ Status plan_kv_compression(Module& m, const Options& options) {
       if (type.is_compressed()) return error("kv cache %", appends[i]->operand(0)->name, " is ", type.str(), " already");
       const auto size = type.dim(2).constant();
       if (!size || *size % 32) return error("kv cache %", appends[i]->operand(0)->name, ": found ", type.str(), ", expected heads of a multiple of 32");
-      const int64_t channels = *type.dim(1).constant() * *size;
+      const int64_t channels = type.dim(1).constant().value_or(0) * *size;
       if (!balance[i].empty() && int64_t(balance[i].size()) != channels)
         return error("option balance: found ", balance[i].size(), " channels of kv cache %", appends[i]->operand(0)->name, ", expected ", channels);
       PRISM_CHECK(Compressor(*g).layer(*appends[i], bits[i], balance[i]));

@@ -77,13 +77,13 @@ std::string joined_name(const std::vector<std::string>& names) {
   return joined + first.substr(first.size() - suffix);
 }
 
-}  // namespace
-
-static Weight* new_weight(Module& m, const std::string& base, const Type& type) {
+Weight* new_weight(Module& m, const std::string& base, const Type& type) {
   std::string name = base;
   for (int i = 1; m.weight(name); ++i) name = base + "." + std::to_string(i);
   return m.add_weight(name, type);
 }
+
+}  // namespace
 
 Value* values_weight(Module& m, const std::string& base, std::vector<Dim> shape, std::vector<double> values) {
   const Type type = Type::tensor(DType::F32, shape);

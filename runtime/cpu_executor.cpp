@@ -38,15 +38,6 @@ Status CpuExecutor::init(int64_t capacity, unsigned threads) {
   return ok();
 }
 
-bool CpuExecutor::reads_dim(const Expr& e, std::string_view dim) const {
-  const std::vector<std::string>& dims = exe_->program().dims;
-  for (size_t i = 0; i + 1 < e.code.size(); ++i) {
-    if (e.code[i] == Expr::Dim && dims[size_t(e.code[i + 1])] == dim) return true;
-    if (e.code[i] == Expr::Dim || e.code[i] == Expr::Const) ++i;   // its argument
-  }
-  return false;
-}
-
 KvStats CpuExecutor::kv_stats(int64_t positions, int64_t capacity) const {
   KvStats stats = kv_.stats(positions, capacity);
   stats.compressing_seconds = 1e-9 * double(demoting_.load(std::memory_order_relaxed));
@@ -63,12 +54,14 @@ CpuExecutor::BoundEntry CpuExecutor::bind(const EntryPoint& entry) const {
     }
     __builtin_unreachable();  // validated
   };
+  const std::vector<std::string>& dims = exe_->program().dims;
+  const size_t demote = size_t(std::ranges::find(dims, kDemoteDim) - dims.begin());   // past the end: none has it
   BoundEntry bound;
   for (const Launch& l : entry.launches)
     for (const Arg& a : l.args) bound.args.push_back(address(a));
   void* const* args = bound.args.data();
   for (const Launch& l : entry.launches) {
-    bound.launches.push_back({exe_->kernel(l.kernel), args, reads_dim(l.tasks, kDemoteDim)});
+    bound.launches.push_back({exe_->kernel(l.kernel), args, l.tasks.reads_dim(demote)});
     args += l.args.size();
   }
   return bound;

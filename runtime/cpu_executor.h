@@ -36,7 +36,6 @@ class CpuExecutor final : public Executor {
   };
 
   BoundEntry bind(const EntryPoint& entry) const;
-  bool reads_dim(const Expr& e, std::string_view dim) const;
   void run_share(const BoundEntry& entry, const int64_t* dims, unsigned thread, uint32_t start);
 
   /// One launch of the step in progress. Each thread has a share of the tasks, which another takes if it is late.

@@ -41,4 +41,10 @@ Result<int64_t> Expr::evaluate(std::span<const int64_t> dims) const {
   return stack[0];
 }
 
+bool Expr::reads_dim(std::optional<size_t> dim) const {
+  for (size_t i = 0; i + 1 < code.size(); i += 2)
+    if (code[i] == Dim && (!dim || code[i + 1] == int64_t(*dim))) return true;
+  return false;
+}
+
 }  // namespace prism::rt

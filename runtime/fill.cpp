@@ -9,7 +9,6 @@ namespace prism::rt {
 
 Status fill_weight(const Weight& w, std::span<uint8_t> dst, const WeightFiller& fill) {
   if (w.values.empty()) return fill(w, dst);
-  if (w.values.size() * sizeof(float) != dst.size()) return error("weight ", w.name, ": found ", w.values.size(), " values, expected ", dst.size(), " bytes");
   std::memcpy(dst.data(), w.values.data(), dst.size());
   return ok();
 }

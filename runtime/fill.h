@@ -30,7 +30,7 @@ class ProgressCounter {
   uint64_t done_ = 0;
 };
 
-/// The weight's values, or what `fill` says.
+/// The weight's values, or what `fill` says. Of a program that was validated.
 Status fill_weight(const Weight& w, std::span<uint8_t> dst, const WeightFiller& fill);
 
 /// Calls `fill` for every weight of `p`, at its place in the segment at `base`. `threads` 0 = all cores.

@@ -18,6 +18,8 @@ struct Expr {
   enum Code : int64_t { Const, Dim, Add, Mul, FloorDiv, CeilDiv, Mod, Min, Max };  // Const and Dim use the argument
   std::vector<int64_t> code;
   Result<int64_t> evaluate(std::span<const int64_t> dims) const;
+  /// Does its value depend on this dim, or on any?
+  bool reads_dim(std::optional<size_t> dim = {}) const;
   static Expr constant(int64_t v) { return {{Const, v}}; }
 };
 

@@ -8,12 +8,12 @@
 
 namespace prism::tools {
 
-KeyStatistics::Layer& KeyStatistics::layer(const ir::Value* cache, const ir::Type& type) {
+KeyStatistics::Layer& KeyStatistics::layer(const ir::Value* cache) {
   const auto [at, added] = index_.try_emplace(cache->name, layers_.size());
   if (added) {
     Layer& made = layers_.emplace_back();
-    made.heads = *type.dim(1).constant();
-    made.size = *type.dim(2).constant();
+    made.heads = *cache->type.dim(1).constant();
+    made.size = *cache->type.dim(2).constant();
     made.keys.resize(size_t(made.heads * made.size));
     made.queries = made.keys;
   }
@@ -22,7 +22,7 @@ KeyStatistics::Layer& KeyStatistics::layer(const ir::Value* cache, const ir::Typ
 
 void KeyStatistics::observe(const ir::Operation& op, const std::vector<const ir::Tensor*>& in) {
   if (op.op == ir::Op::KvAppend) {
-    Layer& l = layer(op.operand(0), op.operand(0)->type);
+    Layer& l = layer(op.operand(0));
     const std::vector<float>& keys = in[1]->f;
     const int64_t tokens = in[1]->shape[0], width = l.heads * l.size;
     for (int64_t first = 0; first < tokens; first += rt::kKvPage) {
@@ -38,8 +38,7 @@ void KeyStatistics::observe(const ir::Operation& op, const std::vector<const ir:
       }
     }
   } else if (op.op == ir::Op::Attention && op.operand(1)->def && op.operand(1)->def->op == ir::Op::KvAppend) {
-    const ir::Value* cache = op.operand(1)->def->operand(0);
-    Layer& l = layer(cache, cache->type);
+    Layer& l = layer(op.operand(1)->def->operand(0));
     const std::vector<float>& queries = in[0]->f;
     const int64_t heads = in[0]->shape[1], share = heads / l.heads;
     for (size_t i = 0; i < queries.size(); ++i) {
@@ -55,11 +54,11 @@ Result<std::string> KeyStatistics::balance() const {
     if (&l != &layers_.front()) text += '/';
     for (int64_t h = 0; h < l.heads; ++h) {
       const auto of_head = [&](const std::vector<double>& all) { return std::span(all).subspan(size_t(h * l.size), size_t(l.size)); };
-      for (double x : of_head(l.keys))
-        if (!std::isfinite(x)) return error("a key of layer ", &l - &layers_.front(), " is not finite");
-      for (double x : of_head(l.queries))
-        if (!std::isfinite(x)) return error("a query of layer ", &l - &layers_.front(), " is not finite");
-      text += ir::key_balance_text(ir::key_balance(of_head(l.keys), of_head(l.queries)));
+      const auto keys = of_head(l.keys), queries = of_head(l.queries);
+      for (const auto& [what, all] : {std::pair{"key", keys}, {"query", queries}})
+        for (double x : all)
+          if (!std::isfinite(x)) return error("a ", what, " of layer ", &l - &layers_.front(), " is not finite");
+      text += ir::key_balance_text(ir::key_balance(keys, queries));
     }
   }
   return text;

@@ -22,7 +22,7 @@ class KeyStatistics {
     int64_t heads = 0, size = 0;               // of keys
     std::vector<double> keys, queries;         // sums of squares, by KV head and channel
   };
-  Layer& layer(const ir::Value* cache, const ir::Type& type);
+  Layer& layer(const ir::Value* cache);
 
   std::vector<Layer> layers_;                  // in the graph's order
   std::map<std::string, size_t, std::less<>> index_;   // by the cache's name

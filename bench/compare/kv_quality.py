@@ -32,7 +32,8 @@ def number(pattern, text):
 
 def label(kv):
     """A plan without the letters after its colon."""
-    return kv.replace(":" + kv.partition(":")[2], ", balanced")
+    bits, colon, _ = kv.partition(":")
+    return bits + ", balanced" if colon else bits
 
 
 def prism_times_smaller(prism, model, kv, scratch):

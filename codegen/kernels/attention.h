@@ -67,6 +67,7 @@ class CpuAttention {
   /// The last key that a row sees of a part of the cache.
   kir::Ex last_seen(kir::Ex position, Part part);
   kir::Ex sum_at(kir::Ex row) const { return row * int64_t(kLanes) + sums_; }   ///< in sum_
+  kir::Ex sum_of(kir::Ex row) { return call(kir::Fn::ReduceAdd, {b_.load(sum_, sum_at(row), kLanes)}); }   ///< of its weights
 
   /// Stores the region's results of a row: o_ over the sum of weights.
   void finish_row(kir::Ex row, kir::Ex sum);

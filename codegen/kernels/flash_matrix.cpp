@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kHeads = 12;          // query heads of a task, at most
 constexpr int kRows = 96;           // query rows of a task, at least
+constexpr int kMatrixRows = 48;     // the same with matrix registers, where more were not measured
 constexpr int kAccumulators = 24;   // vector registers used for sums
 constexpr int kColumns = 2;         // of 16 values: sizes are multiples of so many
 constexpr double kMostWeights = 0x1p60;   // a lane's sum of weights whose reference is old: far from infinity times any value
@@ -34,7 +35,7 @@ class FlashMatrix : CpuAttention {
     start_pages(rows_ % 12 ? 8 : 12, kColumns);
     const Ex first = first_tile();
     each_tile(first, b_.let(last_key()), [&](Ex key0, Part part) { tile(key0, part, first); });
-    b_.for_(0, rows_, 1, [&](Ex row) { finish_row(row, call(Fn::ReduceAdd, {b_.load(sum_, sum_at(row), kLanes)})); });
+    b_.for_(0, rows_, 1, [&](Ex row) { finish_row(row, sum_of(row)); });
     return finish_tiles();
   }
 
@@ -45,7 +46,7 @@ class FlashMatrix : CpuAttention {
     group_ = heads_together(heads_ / kv_heads_, kHeads);
     if (registers()) {
       b_.use_tiles(std::vector<kir::TileShape>(8, {kLanes, 64}));
-      for (tile_q_ = kLanes; group_ * tile_q_ < kRows || group_ * tile_q_ % (2 * kLanes); tile_q_ += kLanes) {}
+      for (tile_q_ = kLanes; group_ * tile_q_ < kMatrixRows || group_ * tile_q_ % (2 * kLanes); tile_q_ += kLanes) {}
     } else {
       for (tile_q_ = 1; group_ * tile_q_ < kRows || (group_ * tile_q_ % 12 && group_ * tile_q_ % 8); ++tile_q_) {}
     }

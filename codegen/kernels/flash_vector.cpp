@@ -158,8 +158,6 @@ class FlashVector : CpuAttention {
     }
   }
 
-  Ex sum_of(Ex row) { return call(Fn::ReduceAdd, {b_.load(sum_, sum_at(row), kLanes)}); }
-
   void finish() {
     b_.for_(0, rows_, 1, [&](Ex row) { finish_row(row, sum_of(row)); });
   }

@@ -66,12 +66,6 @@ class HostMemory {
   uint64_t bytes_ = 0;
 };
 
-bool depends_on_dims(const Expr& e) {
-  for (size_t i = 0; i < e.code.size(); i += 2)
-    if (e.code[i] == Expr::Dim) return true;
-  return false;
-}
-
 class GpuExecutor final : public Executor {
  public:
   GpuExecutor(std::shared_ptr<const Executable> exe, const std::string& name)
@@ -199,7 +193,7 @@ class GpuExecutor final : public Executor {
       // The first one follows a copy; the others may begin early, as they wait themselves.
       bound.launches.push_back({program_.function(l.kernel), 0, int(k.block_threads), k.shared_bytes, {args, count}, !bound.launches.empty()});
       args += count;
-      bound.replayable = bound.replayable && !depends_on_dims(l.tasks);
+      bound.replayable = bound.replayable && !l.tasks.reads_dim();
     }
     return bound;
   }

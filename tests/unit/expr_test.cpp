@@ -34,6 +34,16 @@ TEST(Expr, LeavesAndOperators) {
   EXPECT_EQ(*evaluate(nested), 31);
 }
 
+TEST(Expr, SaysWhichDimsItReads) {
+  // 1 + dim 3 * 2: neither an opcode's unused argument nor a constant is taken for a dim.
+  const Expr e{{Expr::Const, Expr::Dim, Expr::Dim, 3, Expr::Const, 2, Expr::Mul, 0, Expr::Add, 0}};
+  EXPECT_TRUE(e.reads_dim());
+  EXPECT_TRUE(e.reads_dim(3));
+  EXPECT_FALSE(e.reads_dim(2));
+  EXPECT_TRUE((Expr{{Expr::Const, 1, Expr::Const, 2, Expr::Add, 0, Expr::Dim, 2, Expr::Mul, 0}}).reads_dim(2)) << "after an operator";
+  EXPECT_FALSE(Expr::constant(Expr::Dim).reads_dim());
+}
+
 TEST(Expr, DivisionRoundsTowardsTheNamedSide) {
   for (int64_t a = -12; a <= 12; ++a) {
     for (int64_t b = 1; b <= 5; ++b) {
