@@ -62,6 +62,7 @@ class Generator {
       p_.required_features.push_back(rt::kKvPagesFeature);
     }
     if (any_cache([](const ir::Type& kv) { return kv.ring > 0; })) p_.required_features.push_back(rt::kKvRingFeature);
+    if (any_cache([](const ir::Type& kv) { return kv.sinks > 0; })) p_.required_features.push_back(rt::kKvSinksFeature);
     for (const auto& [key, value] : m_.attrs) {
       if (key == "context_length") p_.context_length = std::get<int64_t>(value);
       if (key == "vocab_size") p_.vocab = std::get<int64_t>(value);
@@ -160,8 +161,9 @@ class Generator {
       const int64_t most = o.operand(append ? 1 : 0)->type.dim(0).bounds(passes::entry_ranges(m_, g)).hi, said = o.attr<int64_t>("most_tokens");
       if (said < most) return error("graph @", g.name, ": ", ir::info(o.op).mnemonic, ": most_tokens: found ", said, ", expected at least ", most);
       if (append) continue;
-      const int64_t ring = o.operand(1)->type.ring, window = o.attr<int64_t>("window");
-      if (ring && (!window || ring < window - 1 + most)) return error("graph @", g.name, ": ", ir::info(o.op).mnemonic, " of a cache with ring=", ring, ": found a window of ", window, " and ", most, " tokens, expected all of them to fit");
+      const int64_t ring = o.operand(1)->type.ring, window = o.attr<int64_t>("window"), sinks = o.attr<int64_t>("sinks");
+      if (o.operand(1)->type.sinks != (ring ? sinks : 0)) return error("graph @", g.name, ": ", ir::info(o.op).mnemonic, " with sinks=", sinks, ": found ", o.operand(1)->type.str(), ", expected the cache to keep them");
+      if (ring && (!window || ring - sinks < window - 1 + most)) return error("graph @", g.name, ": ", ir::info(o.op).mnemonic, " of a cache with ring=", ring, ": found a window of ", window, " and ", most, " tokens, expected all of them to fit");
     }
     return ok();
   }

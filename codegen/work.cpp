@@ -90,7 +90,7 @@ class Counter {
   void attention(const ir::Operation& op) {
     const ir::Type &q = op.operand(0)->type, &kv = op.operand(1)->type;
     const Expr rows = expression_(q.dim(0)), positions = expression_(kv.dim(0)), before = positions - rows;
-    const int64_t window = op.attr<int64_t>("window");
+    const int64_t seen = op.attr<int64_t>("window"), window = seen ? seen + op.attr<int64_t>("sinks") : 0;   // the sinks are seen beside it
     Expr keys = rows * positions, read = positions;  // seen by all rows together, and by at least one
     if (op.attr<bool>("causal")) {
       // Row i sees i + 1 keys, or the window: all of them up to the last row's less those up to the row before the first.

@@ -51,6 +51,7 @@ std::string Type::str() const {
   std::string kept;
   if (is_compressed()) kept = ",k" + std::to_string(key_bits) + "v" + std::to_string(value_bits);
   if (ring) kept += ",ring=" + std::to_string(ring);
+  if (sinks) kept += ",sinks=" + std::to_string(sinks);
   std::string out = (is_kv() ? "kv<" + name + kept + ">" : name) + "[" + shape_str(shape) + "]";
   if (layout != Layout::RowMajor) out += "{" + std::string(layout_name(layout)) + "}";
   return out;
@@ -70,10 +71,12 @@ Result<Type> Type::parse(std::string_view text) {
     name = name.substr(3, name.size() - 4);
     for (size_t comma; (comma = name.rfind(',')) != name.npos; name = name.substr(0, comma)) {
       std::string_view kept = name.substr(comma + 1);
-      if (kept.starts_with("ring=")) {
-        kept.remove_prefix(5);
-        const auto [end, error] = std::from_chars(kept.data(), kept.data() + kept.size(), t.ring);
-        if (error != std::errc() || end != kept.data() + kept.size() || t.ring < 1 || t.ring % rt::kKvPage) return fail("ring= with a positive multiple of " + std::to_string(rt::kKvPage));
+      if (const size_t equals = kept.find('='); equals != kept.npos) {
+        const std::string_view key = kept.substr(0, equals), number = kept.substr(equals + 1);
+        if (key != "ring" && key != "sinks") return fail("ring= or sinks= in kv<>");
+        int64_t& value = key == "ring" ? t.ring : t.sinks;
+        const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+        if (error != std::errc() || end != number.data() + number.size() || value < 1 || value % rt::kKvPage) return fail(std::string(key) + "= with a positive multiple of " + std::to_string(rt::kKvPage));
         continue;
       }
       const auto bits = KvBits::parse(kept);
@@ -92,6 +95,7 @@ Result<Type> Type::parse(std::string_view text) {
     if (!layout || *layout == Layout::RowMajor) return fail("nothing, {rows16}, {tiles} or {swizzled} after ']'");
     t.layout = *layout;
   }
+  if (t.sinks >= t.ring && t.sinks > 0) return fail("sinks= less than ring=");
   if (t.is_kv() && (t.rank() != 3 || t.layout != Layout::RowMajor)) return fail("kv<dtype>[positions,heads,size]");
   return t;
 }

@@ -1,5 +1,6 @@
 // The type of a value: tensor or KV cache, element type, shape and layout.
 //   f32[?seq,576]   q4_1[960,576]{rows16}   kv<f16>[?past+?seq,3,64]   kv<f16,k4v3>[?past+?seq,3,64]   kv<f16,ring=1024>[?past+?seq,1,256]
+//   kv<f16,ring=1088,sinks=64>[?past+?seq,1,256]
 #pragma once
 
 #include <string>
@@ -29,8 +30,8 @@ struct Type {
   Shape shape;  ///< outermost first. Kv: [positions, kv heads, head size]; it holds one K and one V of that shape
   /// Kv: bits of an element of K and V once its page is demoted (ir/kv_pages.h); 0: it never is, every position stays in `dtype`.
   uint8_t key_bits = 0, value_bits = 0;
-  /// Kv: positions that are kept, a new one in the place of the one that many before it; 0: all are.
-  int64_t ring = 0;
+  /// Kv: positions that are kept; 0: all are. The first `sinks` always, others until one so many, less the sinks, after them comes.
+  int64_t ring = 0, sinks = 0;
 
   static Type tensor(DType t, llvm::ArrayRef<Dim> shape, Layout layout = Layout::RowMajor);
   static Type kv(DType t, Dim positions, Dim heads, Dim head_size);

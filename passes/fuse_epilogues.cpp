@@ -161,8 +161,10 @@ class Fuser {
     if (const Operation* demote = only_user(cache); demote && demote->op == Op::KvDemote) cache = demote->result();
     for (const Use& u : cache->uses) {
       if (u.op->op != Op::FlashAttention) continue;
-      Operation* query = u.op->operand(0)->def;
-      if (query && !claimed(query) && belongs_to_append(*query) && query->result()->type.dim(0) == tokens) region.insert(query);
+      for (const Value* q : u.op->operands()) {
+        Operation* query = q->def;
+        if (query && !claimed(query) && belongs_to_append(*query) && query->result()->type.dim(0) == tokens) region.insert(query);
+      }
     }
     auto joins = [&](const Operation* op) {
       return op && !claimed(op) && !region.contains(const_cast<Operation*>(op)) && belongs_to_append(*op) &&

@@ -59,7 +59,7 @@ Result<std::vector<std::vector<double>>> parse_balance(llvm::StringRef text, siz
 bool reads_newest_only(const Operation& append) {
   return llvm::all_of(append.result()->uses, [](const Use& u) {
     const int64_t window = u.op->op == Op::Attention ? u.op->attr<int64_t>("window") : 0;
-    return window > 0 && window <= rt::kKvPage * rt::kKvRecentPages;
+    return window > 0 && !u.op->attr<int64_t>("sinks") && window <= rt::kKvPage * rt::kKvRecentPages;
   });
 }
 
@@ -85,8 +85,11 @@ class Compressor {
     follow(append.result(), demoted);
     for (const Use& u : uses) {
       if (u.op->op != Op::Attention) return error("kv cache %", append.result()->name, " is read by ", info(u.op->op).mnemonic, ", expected attention");
-      PRISM_CHECK(multiply(*u.op, 0, inverse));
-      PRISM_CHECK(rotate(*u.op, 0));
+      for (unsigned i = 0; i < u.op->operands().size(); ++i) {
+        if (u.op->operand(i)->type.is_kv()) continue;
+        PRISM_CHECK(multiply(*u.op, i, inverse));
+        PRISM_CHECK(rotate(*u.op, i));
+      }
       Value* old = u.op->result();
       Builder after(&graph_, insertion_point_after(graph_, old));
       Value* back = after.Hadamard({old}, {}, old->name + ".rotated");

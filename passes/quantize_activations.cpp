@@ -66,7 +66,12 @@ class Quantizer {
     Value* old = op.result();
     const Operation* heads = only_user(old);
     Builder b(&graph_, &op);
-    Value* narrow = b.FlashAttention({narrow_q, op.operand(1)}, op.attrs, old->name + ".bf16");
+    llvm::SmallVector<Value*> operands = {narrow_q, op.operand(1)};
+    if (op.operands().size() > 2) {
+      PRISM_TRY(Value* narrow_sink_q, bf16(op.operand(2), "row_major", &op));
+      operands.push_back(narrow_sink_q);
+    }
+    Value* narrow = b.FlashAttention(operands, op.attrs, old->name + ".bf16");
     if (heads && heads->op == Op::Hadamard) {
       old = heads->result();
       narrow = b.Hadamard({narrow}, {}, old->name + ".bf16");

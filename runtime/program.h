@@ -121,14 +121,16 @@ struct Weight {
 };
 
 /// One layer of the KV cache. K: [heads][room/16][head_size][16], V: [heads][room][head_size], of f16, bf16 or f32; room is the
-/// capacity (the dim "ctx", a multiple of 64), or less where a window reads no more: position p is at p % ring. A layer with bits is compressed and laid out as runtime/base/kv_pages.h says; `dtype` is
-/// that of its newest positions.
+/// capacity (the dim "ctx", a multiple of 64), or less where a window reads no more: position p is at p % ring, and with
+/// sinks at p where it is below them, else at sinks + (p - sinks) % (ring - sinks). A layer with bits is compressed and laid out as
+/// runtime/base/kv_pages.h says, with its pages in such a ring; `dtype` is that of its newest positions.
 struct KvLayer {
   std::string dtype;
   int64_t heads = 0, head_size = 0;
   int64_t window = 0;         ///< > 0: only the last `window` positions are read
   int64_t key_bits = 0, value_bits = 0;
   int64_t ring = 0;           ///< > 0: positions that are kept if the capacity is larger, a multiple of 64
+  int64_t sinks = 0;          ///< first ones of them that are never overwritten, and always read; a multiple of 64
 
   int64_t room(int64_t capacity) const { return ring ? std::min(ring, capacity) : capacity; }
   bool compressed() const { return key_bits > 0; }
@@ -142,6 +144,8 @@ constexpr const char* kDemoteDim = "demote";
 constexpr const char* kKvPagesFeature = "kv-pages";
 /// The same of programs with a ring.
 constexpr const char* kKvRingFeature = "kv-ring";
+/// The same of programs with sinks.
+constexpr const char* kKvSinksFeature = "kv-sinks";
 /// Weights are made of others in another type, or of no others: see Weight::hadamard and Weight::values.
 constexpr const char* kConvertedWeightsFeature = "converted-weights";
 

@@ -94,7 +94,7 @@ class Encoder {
     const auto weights = each(p.weights, [&](auto& w) { return weight(w); });
     const auto kv = each(p.kv, [&](auto& l) {
       const auto dtype = text(l.dtype);
-      return fb::CreateKvLayer(b_, dtype, l.heads, l.head_size, l.window, l.key_bits, l.value_bits, l.ring);
+      return fb::CreateKvLayer(b_, dtype, l.heads, l.head_size, l.window, l.key_bits, l.value_bits, l.ring, l.sinks);
     });
     const auto metadata = bytes(p.metadata), ir = bytes(p.ir);
     const auto path = text(p.model.path);
@@ -158,7 +158,7 @@ class Decoder {
     });
     p.weight_bytes = f.weight_bytes();
     each(f.kv(), p.kv, [&](auto& t, KvLayer& l) {
-      l = {text(t.dtype()), t.heads(), t.head_size(), t.window(), t.key_bits(), t.value_bits(), t.ring()};
+      l = {text(t.dtype()), t.heads(), t.head_size(), t.window(), t.key_bits(), t.value_bits(), t.ring(), t.sinks()};
     });
     p.context_length = f.context_length();
     p.vocab = f.vocab();
@@ -303,7 +303,7 @@ Result<PrxFile> open_prx(const std::string& path) {
 
   const Program& p = out.program;
   for (const std::string& feature : p.required_features)
-    if (feature != kKvPagesFeature && feature != kKvRingFeature && feature != kConvertedWeightsFeature)
+    if (feature != kKvPagesFeature && feature != kKvRingFeature && feature != kKvSinksFeature && feature != kConvertedWeightsFeature)
       return error(path, ": required feature ", quoted(feature), ": found no support for it, expected a newer Prism");
   PRISM_CHECK(validate(p, path));
   const uint64_t embedded = p.weights_embedded ? p.weight_bytes : 0;

@@ -153,7 +153,9 @@ class LanguageSession final : public Session {
     constexpr int64_t kMost = int64_t(1) << 40;
     if (requested > kMost) return error(name_, ": context: found ", requested, " positions, expected at most ", kMost);
     const int64_t length = context_length > 0 ? context_length : kDefaultContext;
-    const int64_t rounded = round_up_context(requested ? requested : std::min(length, kDefaultContext));
+    // Memory does not grow with positions where all layers have rings.
+    const bool bounded = !program_->kv.empty() && std::ranges::all_of(program_->kv, [](const KvLayer& l) { return l.ring > 0; });
+    const int64_t rounded = round_up_context(requested ? requested : bounded ? length : std::min(length, kDefaultContext));
     capacity_ = context_length > 0 ? std::min(rounded, context_length) : rounded;
     return ok();
   }
@@ -284,7 +286,7 @@ class LanguageSession final : public Session {
   bool kept(int64_t positions) const {
     if (positions == 0) return true;
     for (const KvLayer& l : program_->kv)
-      if (const int64_t room = l.room(round_up_context(capacity_)); l.ring && std::max<int64_t>(positions - l.window + 1, 0) + room < reached_) return false;
+      if (const int64_t room = l.room(round_up_context(capacity_)); l.ring && std::max<int64_t>(positions - l.window + 1, l.sinks) + room - l.sinks < reached_) return false;
     if (!at_.demoted) return true;
     const int64_t groups = ceil_div(reached_, kKvGroup) - demoted_pages(positions) * (kKvPage / kKvGroup);
     return groups <= kKvRing;

@@ -16,7 +16,7 @@ class Profile;
 
 struct SessionOptions {
   unsigned threads = 0;      ///< 0 = all cores
-  int64_t context = 0;       ///< KV capacity in positions; 0 = min(context_length, 4096). Rounded up to 64
+  int64_t context = 0;       ///< KV capacity in positions; 0 = min(context_length, 4096), or all where the cache keeps only some. Rounded up to 64
   bool persistent = false;   ///< GPUs: a step is one launch of a kernel that stays, instead of a recorded graph of launches
   Profile* profile = nullptr;  ///< CPUs: records what the session does, and outlives it; nullptr: nobody asks
 };

@@ -129,6 +129,8 @@ class Validator {
     PRISM_CHECK(range(what + ": window", l.window, 0, kMaxDim));
     PRISM_CHECK(range(what + ": ring", l.ring, l.ring ? std::max<int64_t>(l.window, 1) : 0, l.window ? kMaxDim : 0));
     if (l.ring % kKvPage) return error(file_, ": ", what, ": ring: found ", l.ring, ", expected a multiple of ", kKvPage);
+    PRISM_CHECK(range(what + ": sinks", l.sinks, 0, l.ring ? l.ring - std::max<int64_t>(l.window, 1) : 0));
+    if (l.sinks % kKvPage) return error(file_, ": ", what, ": sinks: found ", l.sinks, ", expected a multiple of ", kKvPage);
     if (!l.key_bits && !l.value_bits) return ok();
     PRISM_CHECK(range(what + ": bits of keys", l.key_bits, kKvLeastBits, kKvMostBits));
     PRISM_CHECK(range(what + ": bits of values", l.value_bits, kKvLeastBits, kKvMostBits));

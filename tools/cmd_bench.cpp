@@ -22,6 +22,7 @@ struct Options {
   std::vector<int64_t> prompts = {512}, counts = {128}, scores, depths = {0};
   std::vector<unsigned> threads = {2};
   unsigned repeats = 5;
+  int64_t evict = 0;
   bool persistent = false, json = false, limits = true;
 };
 
@@ -176,7 +177,7 @@ void print_table(const std::vector<Row>& rows, const LimitsByThreads& limits) {
 Status run(const Options& o) {
   if (!o.profile.empty() && (o.threads.size() != 1 || o.depths.size() != 1))
     return error("--profile: found ", o.threads.size(), " numbers of threads and ", o.depths.size(), " depths, expected one of each");
-  PRISM_TRY(auto model, load_model(o.model, {*std::max_element(o.threads.begin(), o.threads.end()), {o.isa, o.pipeline}, o.target, o.kv}));
+  PRISM_TRY(auto model, load_model(o.model, {*std::max_element(o.threads.begin(), o.threads.end()), {o.isa, with_eviction(o.pipeline, o.evict)}, o.target, o.kv}));
   const rt::Program& p = model.executable->program();
   LimitsByThreads limits;
   if (o.limits && !model.executable->gpu()) {  // a GPU has others
@@ -227,6 +228,7 @@ void add_bench(CLI::App& app, Action& chosen) {
   add_isa(*c, o->isa);
   add_pipeline(*c, o->pipeline);
   add_kv(*c, o->kv);
+  add_kv_evict(*c, o->evict);
   c->add_flag("!--no-limits", o->limits, "Do not measure what the machine can do");
   add_profile(*c, o->profile);
   c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");

@@ -15,6 +15,7 @@ struct Options {
   std::string model, out, target, kv, kernels;
   CompileOptions compile;
   bool embed = false;
+  int64_t evict = 0;
 };
 
 /// A row for each kernel; registers and spilled bytes are those of a thread.
@@ -40,6 +41,7 @@ Status run(Options o) {
   const auto start = std::chrono::steady_clock::now();
   PRISM_TRY(o.compile.target, parse_target(o.target));
   o.compile.kv = parse_kv(o.kv);
+  o.compile.pipeline = with_eviction(o.compile.pipeline, o.evict);
   if (!o.kernels.empty() && o.compile.target.device != "cuda")
     return error("--kernels: found target ", o.compile.target.device, ", expected cuda: other kernels have no registers to show");
   PRISM_TRY(auto file, gguf::File::open(o.model));
@@ -76,6 +78,7 @@ void add_compile(CLI::App& app, Action& chosen) {
   add_target(*c, o->target);
   add_isa(*c, o->compile.isa);
   add_kv(*c, o->kv);
+  add_kv_evict(*c, o->evict);
   add_pipeline(*c, o->compile.pipeline);
   c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the GGUF file");
   c->add_option("--dump-ir", o->compile.dump_ir, "Folder for the IR after each pass and the kernels' text");

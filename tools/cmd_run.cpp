@@ -19,7 +19,7 @@ double seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 
 struct RunOptions {
   std::string model, prompt, file, isa, target, kv, pipeline, profile;
-  int64_t count = 128, context = 0;
+  int64_t count = 128, context = 0, evict = 0;
   unsigned threads = 0;
   bool persistent = false, json = false, reference = false, ignore_end = false;
   rt::SamplerOptions sampler;
@@ -40,7 +40,7 @@ Status run(RunOptions o) {
     PRISM_TRY(session, reference_session(o.model, o.kv));
     PRISM_TRY(tokenizer, load_tokenizer(o.model));
   } else {
-    PRISM_TRY(model, load_model(o.model, {o.threads, {o.isa, o.pipeline}, o.target, o.kv}));
+    PRISM_TRY(model, load_model(o.model, {o.threads, {o.isa, with_eviction(o.pipeline, o.evict)}, o.target, o.kv}));
     PRISM_TRY(tokenizer, gguf::Tokenizer::create(*model.metadata));
   }
   PRISM_TRY(auto encoded, tokenizer->encode(o.prompt));
@@ -107,13 +107,14 @@ Status run(RunOptions o) {
   } else {
     printf("\n");
     fflush(stdout);
+    const std::string evicted = kv.evicted ? std::to_string(kv.evicted) + " evicted, added up over layers, " : "";
     fprintf(stderr,
             "\nload          %.0f ms%s\nfirst token   %.1f ms after the prompt (%zu tokens, %.0f tokens/s), %.0f ms after process start\n"
             "decode        %zu tokens, %.1f tokens/s (stopped: %s)\n"
-            "kv cache      %s: %lld of %lld positions, %lld of them demoted, %.2f MiB used of %.2f MiB (f16 would take %.2f MiB, f32 %.2f MiB)\n",
+            "kv cache      %s: %lld of %lld positions, %lld of them demoted, %s%.2f MiB used of %.2f MiB (f16 would take %.2f MiB, f32 %.2f MiB)\n",
             load_ms, model.compiled_now ? " (compiled; the next run uses the cache)" : "", first_token_ms, ids.size(),
             double(ids.size()) / (1e-3 * first_token_ms), since_start_ms, made.size(), rate, stop.c_str(), kv.dtype.c_str(),
-            (long long)kv.positions, (long long)kv.capacity, (long long)kv.demoted, double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
+            (long long)kv.positions, (long long)kv.capacity, (long long)kv.demoted, evicted.c_str(), double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
             double(kv.bytes_f16) / 1048576, double(kv.bytes_f32) / 1048576);
     if (kv.demoted) fprintf(stderr, "              demoting took %.1f ms of all threads\n", 1e3 * kv.compressing_seconds);
   }
@@ -144,6 +145,7 @@ void add_run(CLI::App& app, Action& chosen) {
   add_isa(*c, o->isa);
   add_pipeline(*c, o->pipeline);
   add_kv(*c, o->kv);
+  add_kv_evict(*c, o->evict);
   c->add_flag("--persistent", o->persistent, "GPUs: do a step in one launch of a kernel that stays, instead of a graph of launches");
   add_profile(*c, o->profile);
   c->add_flag("--ignore-eos", o->ignore_end, "Go on after the model's end-of-text token");

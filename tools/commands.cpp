@@ -22,6 +22,11 @@ std::string kv_label(const std::string& kv) {
   return colon == kv.npos ? kv : kv.substr(0, colon) + ", balanced";
 }
 
+std::string with_eviction(const std::string& pipeline, int64_t positions) {
+  if (!positions) return pipeline;
+  return "evict-kv{positions=" + std::to_string(positions) + "}" + (pipeline.empty() ? "" : "," + pipeline);
+}
+
 Result<std::string> read_text(const std::string& path) {
   if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
   std::ifstream in(path, std::ios::binary);

@@ -48,6 +48,14 @@ inline void add_pipeline(CLI::App& command, std::string& pipeline) {
   command.add_option("--pipeline", pipeline, "Passes to run, for example int8 or \"canonicalize,fuse-attention{tile_k=128},...\"; unless they end in plan-memory those of cpu, cpu-avx512, cpu-amx or gpu follow, by target and --isa");
 }
 
+/// --kv-evict: how many positions a cache keeps; 0: all.
+inline void add_kv_evict(CLI::App& command, int64_t& positions) {
+  command.add_option("--kv-evict", positions, "Positions that each KV cache keeps, the first 64 and the newest, a multiple of 64: for texts longer than the model's context. Not exact: "
+                     "what is evicted is forgotten")->check(CLI::PositiveNumber);
+}
+/// The passes of --pipeline, after that which evicts.
+std::string with_eviction(const std::string& pipeline, int64_t positions);
+
 /// -t: 0 = all cores.
 inline void add_threads(CLI::App& command, unsigned& threads) {
   command.add_option("-t,--threads", threads, "Threads; 0 = all cores")->capture_default_str()->check(CLI::Range(0, 1024));

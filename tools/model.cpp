@@ -308,6 +308,8 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
       const std::string arch = driver->info().arch;
       if (std::none_of(codes.begin(), codes.end(), [&](const rt::Code& c) { return c.isa == arch; })) PRISM_CHECK(compile_again(opened, arch, data));
     }
+    if (!options.compile.pipeline.empty())
+      return error(path, ": passes: found ", options.compile.pipeline, " to run, expected none: its passes ran when it was compiled; compile its model again");
     const std::string& isa = options.compile.isa;
     if (!isa.empty() && std::none_of(codes.begin(), codes.end(), [&](const rt::Code& c) { return c.isa == isa; }))
       return error(path, ": --isa: found code for ", codes.empty() ? "nothing" : codes[0].isa, ", expected ", isa, "; compile its model again");

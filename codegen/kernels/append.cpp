@@ -104,9 +104,12 @@ class Append {
     };
     ir::Dim tasks = tokens * ir::Dim(total);
     if (stores_ && stores_->keys.staged()) {
-      const Ex appended = b_.let(r_.dim(tasks));
-      b_.if_(b_.task() < appended, append, [&] { fill_stage(b_.let(b_.task() - appended)); });
-      tasks = tasks + ir::Dim(kStaged * 2 * stores_->keys.shape().heads);
+      const int64_t heads = stores_->keys.shape().heads, filling = kStaged * 2 * heads;
+      const Ex appended = b_.let(r_.dim(tasks)), further = b_.let(b_.task() - appended);
+      b_.if_(b_.task() < appended, append, [&] {
+        b_.if_(further < Ex(filling), [&] { fill_stage(further); }, [&] { clear_tail(further - Ex(filling), b_.let(past_ + r_.dim(tokens))); });
+      });
+      tasks = tasks + ir::Dim(filling + heads);
     } else if (at_once > 1) {
       b_.if_(job < b_.let(r_.dim(tasks)), append);
       tasks = ir::Dim::floor_div(tasks + ir::Dim(at_once - 1), at_once);
@@ -162,6 +165,16 @@ class Append {
         });
       });
     }
+  }
+
+  /// Values of a head after the new tokens, up to the page's end: attention reads whole pages and multiplies these by 0.
+  void clear_tail(Ex head, Ex end) {
+    const KvStore& store = stores_->values;
+    const int64_t d = store.shape().size, bytes = elem_bytes(store.element());
+    b_.for_(end, b_.let((end + Ex(rt::kKvPage - 1)) / rt::kKvPage * rt::kKvPage), 1, [&](Ex position) {
+      const Ex at = b_.let(store.group(head, b_.let(position / rt::kKvGroup)) + position % rt::kKvGroup * (d * bytes));
+      b_.for_(0, d, kLanes, [&](Ex i) { b_.store(store.exact(), at + i * bytes, cast(store.element(), constant({Elem::F32, kLanes}, 0))); });
+    });
   }
 
   Result<Chain> trace(const ir::Value* v) {
@@ -228,36 +241,41 @@ class Append {
     if (dims == 0) dims = size;
     const int64_t pairs = dims / 2;
     const double base = o.attr<double>("base"), scale = o.attr<double>("scale");
-    // Turns per position in two f32 parts, so that position * turns keeps its fraction: high has 11 bits.
-    std::vector<float> high, low;
+    // Position * turns keeps its fraction up to 2^24: turns are three f32, of which two have 11 bits, positions whole blocks and what is beyond.
+    constexpr int64_t kBlock = 4096;
+    std::vector<float> high, middle, low;
     for (int64_t i = 0; i < pairs; ++i) {
-      const double turns = scale * std::pow(base, -2.0 * double(i) / double(dims)) / (2 * M_PI);
-      const double unit = std::exp2(std::floor(std::log2(turns)) - 10);
-      high.push_back(float(std::floor(turns / unit) * unit));
-      low.push_back(float(turns - double(high.back())));
+      double turns = scale * std::pow(base, -2.0 * double(i) / double(dims)) / (2 * M_PI), unit = std::exp2(std::floor(std::log2(turns)) - 10);
+      for (std::vector<float>* part : {&high, &middle}) {
+        part->push_back(float(std::floor(turns / unit) * unit));
+        turns -= double(part->back());
+        unit = std::ldexp(unit, -11);
+      }
+      low.push_back(float(turns));
     }
     const std::string id = std::to_string(tables_++);
-    const Buffer th = b_.table("turns_high" + id, high), tl = b_.table("turns_low" + id, low);
+    const Buffer tables[] = {b_.table("turns_high" + id, high), b_.table("turns_middle" + id, middle), b_.table("turns_low" + id, low)};
     const bool factors = o.operands().size() > 2;
     const ir::Value* pos = o.operand(1);
     Ex position;
     if (!r_.is_argument(pos) && pos->def->op == Op::Positions) {
-      auto start = ir::Dim::parse(pos->def->attr<std::string>("start"));
-      if (!start) return start.err();
-      position = r_.dim(*start) + token;
+      PRISM_TRY(position, r_.position(*pos->def, token));
     } else {
       position = cast(Elem::I64, b_.load(r_.buffer(pos), token));
     }
-    position = b_.let(cast(Elem::F32, position));
+    position = b_.let(position);
+    const Ex blocks = b_.let(cast(Elem::F32, position / kBlock * kBlock)), beyond = b_.let(cast(Elem::F32, position % kBlock));
     const bool adjacent = o.attr<std::string>("mode") == "adjacent";
     auto rotate = [&](Ex i, int l) {
-      Ex a = b_.let(position * b_.load(th, i, l)), c = b_.let(position * b_.load(tl, i, l));
-      if (factors) {  // no longer exact, but factors only stretch low frequencies
-        const Ex f = b_.let(b_.load(r_.buffer(o.operand(2)), i, l));
-        a = b_.let(a / f);
-        c = b_.let(c / f);
+      std::vector<Ex> turns;
+      for (const Buffer& table : tables) turns.push_back(b_.let(b_.load(table, i, l)));
+      std::vector<Ex> parts = {blocks * turns[0], beyond * turns[0], blocks * turns[1], beyond * turns[1] + (blocks + beyond) * turns[2]};
+      for (Ex& part : parts) {
+        // With factors no longer exact, but they only stretch low frequencies.
+        part = b_.let(factors ? part / b_.load(r_.buffer(o.operand(2)), i, l) : part);
+        part = b_.let(part - call(Fn::RoundEven, {part}));
       }
-      const Ex t = b_.let((a - call(Fn::RoundEven, {a})) + c);
+      const Ex t = b_.let(parts[0] + parts[1] + parts[2] + parts[3]);
       const Ex turn = b_.let(t - call(Fn::RoundEven, {t}));
       return std::pair(b_.let(call(Fn::CosTurns, {turn})), b_.let(call(Fn::SinTurns, {turn})));
     };

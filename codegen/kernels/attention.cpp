@@ -31,8 +31,14 @@ Status CpuAttention::read(int64_t unit) {
   for (const ir::Value* result : r_.body.returns)
     if (result->type.dtype == DType::Q8A && d_ % 32) return r_.unsupported(*op_, "q8a result needs a head size that is a multiple of 32");
   if (kv->type.ring % tile_k_) return r_.unsupported(*op_, "a ring of " + std::to_string(kv->type.ring) + " positions must have whole tiles of " + std::to_string(tile_k_) + " keys");
-  while (!r_.is_argument(q) && q->def->op == Op::Reshape) q = q->def->operand(0);
-  queries_ = r_.buffer(q);
+  const auto buffer = [&](const ir::Value* v) {
+    while (!r_.is_argument(v) && v->def->op == Op::Reshape) v = v->def->operand(0);
+    return r_.buffer(v);
+  };
+  queries_ = buffer(q);
+  sinks_ = op_->attr<int64_t>("sinks");
+  if (sinks_) sink_queries_ = buffer(op_->operand(2));
+  if (sinks_ % tile_k_) return r_.unsupported(*op_, std::to_string(sinks_) + " sinks, expected whole tiles of " + std::to_string(tile_k_) + " keys");
   keys_ = r_.keys(kv);
   values_ = r_.values(kv);
   if (kv->type.is_compressed()) {
@@ -63,7 +69,7 @@ void CpuAttention::each_tile(Ex begin, Ex end, const std::function<void(Ex, Part
   if (!compressed()) return b_.for_(begin, end, tile_k_, [&](Ex key0) { body(key0, Part::All); });
   const Ex demoted = first_exact(b_.let(past_ + token(Ex(rows_ - 1))));   // by the last row
   b_.for_(begin, b_.let(min(end, demoted)), tile_k_, [&](Ex key0) { body(key0, Part::Demoted); });
-  b_.if_(begin < min(demoted, Ex(rt::kKvSinks)), [&] { body(Ex(int64_t(0)), Part::Sinks); });
+  if (in_sinks_ || !sinks_) b_.if_(begin < min(demoted, Ex(rt::kKvSinks)), [&] { body(Ex(int64_t(0)), Part::Sinks); });
   b_.for_(b_.let(max(begin, first_exact(b_.let(past_ + t0_)))), end, tile_k_, [&](Ex key0) { body(key0, Part::Exact); });
 }
 
@@ -118,20 +124,39 @@ const Buffer& CpuAttention::exact(bool keys, Part part) const {
   return part == Part::Sinks ? store.plane() : store.exact();
 }
 
-void CpuAttention::start_rows() {
+void CpuAttention::take_queries(const Buffer& queries) {
   b_.for_(0, rows_, 1, [&](Ex row) {
     const Ex from = b_.let((token(row) * heads_ + head0_ + row % int64_t(group_)) * d_), to = b_.let(row * d_);
-    b_.for_(0, d_, kLanes, [&](Ex i) {
-      b_.store(q_, to + i, cast(q_.elem, b_.load(queries_, from + i, kLanes)));
-      b_.store(o_, to + i, constant({Elem::F32, kLanes}, 0));
-    });
+    b_.for_(0, d_, kLanes, [&](Ex i) { b_.store(q_, to + i, cast(q_.elem, b_.load(queries, from + i, kLanes))); });
+  });
+  if (products_) products_->set_queries(q_);
+}
+
+void CpuAttention::sink_tiles(Ex end, const std::function<void(Ex, Part)>& body) {
+  if (!sinks_) return;
+  in_sinks_ = true;
+  take_queries(sink_queries_);
+  each_tile(Ex(int64_t(0)), b_.let(min(end, Ex(sinks_))), body);
+  take_queries(queries_);
+  in_sinks_ = false;
+}
+
+void CpuAttention::start_rows() {
+  take_queries(queries_);
+  clear_rows();
+}
+
+void CpuAttention::clear_rows() {
+  b_.for_(0, rows_, 1, [&](Ex row) {
+    const Ex to = b_.let(row * d_);
+    b_.for_(0, d_, kLanes, [&](Ex i) { b_.store(o_, to + i, constant({Elem::F32, kLanes}, 0)); });
     b_.store(top_, row, Ex(-1e30));
     b_.store(sum_, sum_at(row), constant({Elem::F32, kLanes}, 0));
   });
 }
 
 Ex CpuAttention::first_seen(Ex position, Part part) {
-  Ex first = window_ > 0 ? position - Ex(window_ - 1) : Ex(int64_t(0));
+  Ex first = window_ > 0 && !in_sinks_ ? position - Ex(window_ - 1) : Ex(int64_t(0));
   if (part == Part::Exact) first = max(first, first_exact(position));
   if (part == Part::Demoted) first = max(first, Ex(rt::kKvSinks));
   return b_.let(first);
@@ -145,17 +170,13 @@ Ex CpuAttention::last_seen(Ex position, Part part) {
 
 void CpuAttention::softmax(Ex key0, Part part) {
   const int vectors = this->vectors(part);
-  if (window_ > 0) {
-    highest(key0, part, true);
-  } else {  // the first row sees the fewest keys at the end, the last one the fewest at the beginning
-    const Ex first = part == Part::All ? Ex(int64_t(0)) : first_seen(past_ + token(Ex(rows_ - 1)), part), last = last_seen(past_ + t0_, part);
-    const Ex whole = b_.let(key0 + Ex(vectors * kLanes - 1) <= last);
-    const auto masked = [&] { highest(key0, part, true); };
-    b_.if_(whole, [&] {
-      if (part == Part::All) highest(key0, part, false);
-      else b_.if_(first <= key0, [&] { highest(key0, part, false); }, masked);
-    }, masked);
-  }
+  // The first row sees the fewest keys at the end, the last one the fewest at the beginning.
+  const Ex first = first_seen(past_ + token(Ex(rows_ - 1)), part), last = last_seen(past_ + t0_, part);
+  const auto masked = [&] { highest(key0, part, true); };
+  b_.if_(b_.let(key0 + Ex(vectors * kLanes - 1) <= last), [&] {
+    if (!hides_first(part)) highest(key0, part, false);
+    else b_.if_(first <= key0, [&] { highest(key0, part, false); }, masked);
+  }, masked);
   b_.for_(0, rows_, kLanes, [&](Ex row) {
     Ex most = b_.let(b_.load(decay_, row, kLanes) * Ex(score_unit()));
     if (coarse_) most = b_.let(call(Fn::RoundEven, {most}));
@@ -202,7 +223,7 @@ void CpuAttention::highest(Ex key0, Part part, bool masked) {
       if (masked) {
         const Ex key = b_.let(cast(Elem::F32, key0 + Ex(v * kLanes)) + lanes_);
         x = select(key <= last, x, hidden);
-        if (window_ > 0 || part != Part::All) x = select(first <= key, x, hidden);
+        if (hides_first(part)) x = select(first <= key, x, hidden);
         x = b_.let(x);
       }
       if (cap_ > 0 || masked) b_.store(scores_, at, x);

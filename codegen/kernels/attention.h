@@ -51,12 +51,16 @@ class CpuAttention {
   void allocate(kir::Elem queries, kir::Elem weights);
   /// Queries into q_, no sums so far.
   void start_rows();
+  void clear_rows();                ///< no sums so far
+  /// Tiles of the sinks, by queries of their own; afterwards q_ has the others again.
+  void sink_tiles(kir::Ex end, const std::function<void(kir::Ex, Part)>& body);
   /// Token of a row, the last one again past the end.
   kir::Ex token(kir::Ex row) const { return min(t0_ + row / int64_t(group_), tokens_ - kir::Ex(1)); }
   void set_head(kir::Ex head);      ///< the task's first: head0_, and where its KV head's keys (and values) begin
   kir::Ex last_key() const { return causal_ ? min(past_ + t0_ + kir::Ex(tile_q_), total_) : total_; }   ///< first that no row sees
   kir::Ex first_key() const { return window_ > 0 ? max(past_ + t0_ - kir::Ex(window_ - 1), kir::Ex(0)) : kir::Ex(0); }
-  kir::Ex first_tile() { return b_.let(first_key() / int64_t(tile_k_) * int64_t(tile_k_)); }   ///< where the tile of it begins
+  /// Where the tile of it begins, after the sinks.
+  kir::Ex first_tile() { return b_.let(max(first_key() / int64_t(tile_k_) * int64_t(tile_k_), kir::Ex(sinks_))); }
 
   /// One step of the online softmax: scores become weights relative to the largest score so far. Tiles that all rows see
   /// whole, most of them, need no mask.
@@ -64,7 +68,8 @@ class CpuAttention {
   kir::Ex exponential(kir::Ex x) { return call(coarse_ ? kir::Fn::Exp2Coarse : kir::Fn::Exp, {x}); }
   /// Of 16 scores of a row; top: what top_ has for the row.
   kir::Ex weight(kir::Ex score, kir::Ex top);
-  /// The last key that a row sees of a part of the cache.
+  /// The first and the last key that a row sees of a part of the cache.
+  kir::Ex first_seen(kir::Ex position, Part part);
   kir::Ex last_seen(kir::Ex position, Part part);
   kir::Ex sum_at(kir::Ex row) const { return row * int64_t(kLanes) + sums_; }   ///< in sum_
   kir::Ex sum_of(kir::Ex row) { return call(kir::Fn::ReduceAdd, {b_.load(sum_, sum_at(row), kLanes)}); }   ///< of its weights
@@ -76,9 +81,10 @@ class CpuAttention {
   kir::Builder& b_;
   rt::Isa isa_;
   const ir::Operation* op_ = nullptr;
-  kir::Buffer queries_, keys_, values_;
+  kir::Buffer queries_, sink_queries_, keys_, values_;
   std::optional<KvStores> stores_;                        ///< of a compressed cache
   int64_t heads_ = 0, kv_heads_ = 0, d_ = 0, window_ = 0;
+  int64_t sinks_ = 0;                                     ///< first keys that all queries see, whole tiles
   bool causal_ = false;
   double cap_ = 0, scale_ = 1;
   int group_ = 1, tile_q_ = 1, tile_k_ = 64, rows_ = 1;   ///< heads and tokens of a task; keys of a tile; group_ * tile_q_
@@ -94,13 +100,15 @@ class CpuAttention {
  private:
   /// Each row's largest score of this tile into decay_. Scores get their cap, and -inf where `masked` hides keys.
   void highest(kir::Ex key0, Part part, bool masked);
-  kir::Ex first_seen(kir::Ex position, Part part);        ///< the first key that a row sees of a part of the cache
+  void take_queries(const kir::Buffer& queries);          ///< into q_
+  bool hides_first(Part part) const { return (window_ > 0 && !in_sinks_) || part != Part::All; }   ///< may a row not see a tile's first key?
   double score_unit() const;                              ///< of scores_, for exponential()
 
   kir::Ex lanes_;                                         ///< 0 to 15
   std::optional<ByteProducts> products_;                  ///< of a compressed cache
   kir::Ex plane_;                                         ///< where the head's keys and values begin, if they are not compressed
   bool rotated_ = false;                                  ///< the region rotates the sums
+  bool in_sinks_ = false;                                 ///< what is generated now is for their tiles
 };
 
 }  // namespace prism::codegen

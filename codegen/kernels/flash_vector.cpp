@@ -36,13 +36,15 @@ class FlashVector : CpuAttention {
     if (splits_ == 1) {
       begin_job(b_.task(), groups);
       const Ex end = b_.let(last_key());
+      sink_tiles(end);
       tiles(first_tile(), end);
       finish();
       return r_.finish(jobs);
     }
 
     const int64_t most_jobs = ceil_div(most_tokens, tile_q_) * groups;
-    partial_ = r_.workspace(Elem::F32, most_jobs * splits_ * rows_ * row_floats());
+    parts_of_job_ = splits_ + (sinks_ > 0);
+    partial_ = r_.workspace(Elem::F32, most_jobs * parts_of_job_ * rows_ * row_floats());
     counters_ = r_.counters(most_jobs);
     // As many parts as the keys that are there, or those in the window, have pieces; the first takes the first piece.
     ir::Dim pieces = ir::Dim::floor_div(op_->operand(1)->type.dim(0) + ir::Dim(piece_ - 1), piece_);
@@ -53,12 +55,18 @@ class FlashVector : CpuAttention {
     const Ex end = b_.let(last_key()), first = b_.let(first_key() / piece_), count = b_.let(min((end + Ex(piece_ - 1)) / piece_ - first, parts));
     const Ex mine = b_.let(first + b_.task() % parts);
     b_.if_(mine * piece_ < end, [&] {
+      // The sinks are a part of their own: which piece is the first depends on the tokens beside one.
+      if (sinks_) b_.if_(mine <= first, [&] {
+        sink_tiles(end);
+        store_part(b_.let(job * parts_of_job_ + Ex(splits_)));
+        clear_rows();
+      });
       b_.for_(b_.let(mine * piece_), end, splits_ * piece_, [&](Ex key) {
         const Ex stop = b_.let(min(key + Ex(piece_), end));
         tiles(b_.let(max(key, first_tile())), stop);
       });
-      b_.if_(count <= Ex(1), [&] { finish(); }, [&] {
-        store_part(b_.let(job * splits_ + mine % splits_));
+      b_.if_(count <= Ex(int64_t(sinks_ == 0)), [&] { finish(); }, [&] {
+        store_part(b_.let(job * parts_of_job_ + mine % splits_));
         const Ex before = b_.atomic_add(counters_, job, constant({Elem::U32, 1}, 1));
         b_.if_(b_.let(cast(Elem::I64, before)) == count - Ex(1), [&] {
           b_.store(counters_, job, constant({Elem::U32, 1}, 0));
@@ -81,12 +89,14 @@ class FlashVector : CpuAttention {
     start_pages(rows_, 1);
   }
 
-  void tiles(Ex begin, Ex end) {
-    each_tile(begin, end, [&](Ex key0, Part part) {
+  std::function<void(Ex, Part)> tile_before(Ex end) {
+    return [=, this](Ex key0, Part part) {
       if (part == Part::Demoted) demoted_tile(key0, [&](const KvStore& store, Ex page) { return page_tile(store, page, splits_ > 1); });
       else tile(key0, part == Part::Sinks ? Ex(rt::kKvSinks) : end, part);
-    });
+    };
   }
+  void tiles(Ex begin, Ex end) { each_tile(begin, end, tile_before(end)); }
+  void sink_tiles(Ex end) { CpuAttention::sink_tiles(end, tile_before(b_.let(min(end, Ex(sinks_))))); }
 
   /// Keys that are in the cache as they were appended.
   void tile(Ex key0, Ex end, Part part) {
@@ -178,8 +188,9 @@ class FlashVector : CpuAttention {
   /// Parts in their order, whichever piece came first.
   void merge(Ex job, Ex first, Ex count) {
     auto each_part = [&](Ex row, const std::function<void(Ex)>& body) {
+      if (sinks_) body(b_.let(part_at(job * parts_of_job_ + Ex(splits_), row)));
       b_.for_(0, splits_, 1, [&](Ex s) {
-        b_.if_((s + Ex(splits_) - first % splits_) % splits_ < count, [&] { body(b_.let(part_at(job * splits_ + s, row))); });
+        b_.if_((s + Ex(splits_) - first % splits_) % splits_ < count, [&] { body(b_.let(part_at(job * parts_of_job_ + s, row))); });
       });
     };
     b_.for_(0, rows_, 1, [&](Ex row) {
@@ -196,7 +207,7 @@ class FlashVector : CpuAttention {
   }
 
   const int sums_ = sum_vectors(isa_), most_rows_ = std::min(kRows, sums_);
-  int64_t splits_ = 1, piece_ = 0, most_parts_ = 1;
+  int64_t splits_ = 1, piece_ = 0, most_parts_ = 1, parts_of_job_ = 1;
   Buffer partial_, counters_;
 };
 

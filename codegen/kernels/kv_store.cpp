@@ -12,9 +12,9 @@ namespace {
 
 constexpr int64_t kLine = 64;   // bytes that come from memory together
 
-/// Groups from that of the first position that is not demoted, at a page's beginning, to that of the last new one.
+/// Groups of the pages from that of the first position that is not demoted to that of the last new one.
 int64_t stage_groups(int64_t most_tokens) {
-  return ceil_div(rt::kKvPage * (rt::kKvRecentPages + 1) - 1 + most_tokens, rt::kKvGroup);
+  return ceil_div(rt::kKvPage * (rt::kKvRecentPages + 1) - 1 + most_tokens, rt::kKvPage) * (rt::kKvPage / rt::kKvGroup);
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ class KvStore {
   kir::Ex f32(kir::Ex at) const { return b_.let(b_.load({kir::Elem::F32, 1}, plane_, at)); }
   int64_t page_code_bytes() const { return shape_.heads * rt::kv_code_bytes(shape_.size, shape_.bits); }          ///< of all heads
   int64_t page_scale_bytes() const { return shape_.heads * rt::kv_scale_bytes(shape_.size, shape_.keys); }
-  kir::Ex page_slot(kir::Ex page) const { return type_.ring ? page % (type_.ring / rt::kKvPage) : page; }
+  kir::Ex page_slot(kir::Ex page) const { return Region::in_ring(page, type_.ring / rt::kKvPage, type_.sinks / rt::kKvPage); }
   kir::Ex ring_at(kir::Ex head, kir::Ex slot) const { return (head * rt::kKvExactGroups + slot) * shape_.group_bytes(); }
 
   Region& r_;

@@ -78,6 +78,13 @@ Ex Region::dim(ir::Dim d) {
   return stack.back();
 }
 
+Result<Ex> Region::position(const ir::Operation& positions, Ex i) {
+  PRISM_TRY(const ir::Dim start, ir::Dim::parse(positions.attr<std::string>("start")));
+  const int64_t most = positions.attr<int64_t>("most");
+  const Ex position = dim(start) + i;
+  return most ? min(position, Ex(most)) : position;
+}
+
 ir::Dim Region::rows_of(const ir::Type& t) {
   ir::Dim rows(1);
   for (size_t i = 0; i + 1 < t.rank(); ++i) rows = rows * t.dim(int(i));

@@ -58,9 +58,16 @@ class Region {
   const kir::Buffer& values(const ir::Value* kv) const { return values_.at(kv); }
   /// Positions that a cache's planes have room for, and where one of them is.
   kir::Ex kv_room(const ir::Type& kv) { return kv.ring ? min(b.dim("ctx"), kir::Ex(kv.ring)) : b.dim("ctx"); }
-  static kir::Ex kv_slot(const ir::Type& kv, kir::Ex position) { return kv.ring ? position % kv.ring : position; }
+  static kir::Ex kv_slot(const ir::Type& kv, kir::Ex position) { return in_ring(position, kv.ring, kv.sinks); }
+  /// Of `kept` slots, 0 = as many as there are positions; the first `sinks` keep theirs.
+  static kir::Ex in_ring(kir::Ex position, int64_t kept, int64_t sinks) {
+    if (!kept) return position;
+    if (!sinks) return position % kept;
+    return select(position < kir::Ex(sinks), position, kir::Ex(sinks) + (position - kir::Ex(sinks)) % (kept - sinks));
+  }
 
   kir::Ex dim(ir::Dim d);                            ///< value of a size
+  Result<kir::Ex> position(const ir::Operation& positions, kir::Ex i);   ///< the op's result for row i
   static kir::Elem elem_of(const ir::Type& t);       ///< unit of indices of a buffer of that type
   static ir::Dim rows_of(const ir::Type& t);         ///< product of all axes but the last
   kir::Buffer workspace(kir::Elem elem, int64_t elements);   ///< see LoweredKernel

@@ -219,9 +219,8 @@ class RowWise {
     Ex id;
     if (r_.is_argument(ids)) id = b_.let(cast(Elem::I64, b_.load(r_.buffer(ids), row_)));
     else if (ids->def->op == Op::Positions) {
-      auto start = ir::Dim::parse(ids->def->attr<std::string>("start"));
-      if (!start) return start.err();
-      id = b_.let(r_.dim(*start) + row_);
+      PRISM_TRY(const Ex position, r_.position(*ids->def, row_));
+      id = b_.let(position);
     } else return r_.unsupported(o, "ids are computed in the same kernel");
     const int64_t d = width(o.result());
     const Row dst = destination(o.result());

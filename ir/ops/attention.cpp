@@ -37,7 +37,7 @@ Status attention(EvalContext& c) {
   if (positions < queries) return error("the cache has ", positions, " positions, expected at least ", queries);
   const double scale = c.op.attr<double>("scale"), cap = c.op.attr<double>("softcap");
   const bool causal = c.op.attr<bool>("causal");
-  const int64_t window = c.op.attr<int64_t>("window");
+  const int64_t window = c.op.attr<int64_t>("window"), sinks = c.op.attr<int64_t>("sinks");
   const Type& type = c.op.operand(1)->type;
   const std::vector<float> demoted = type.is_compressed() ? demote(kv, type) : std::vector<float>();
 
@@ -54,9 +54,11 @@ Status attention(EvalContext& c) {
         };
         const int64_t last = causal ? at : positions - 1;
         const int64_t first = window > 0 ? std::max<int64_t>(0, at - window + 1) : 0;
-        const float* query = q.f.data() + (i * heads + h) * size;
+        const auto sees = [&](int64_t j) { return j >= first || j < sinks; };
         double max = -std::numeric_limits<double>::infinity();
-        for (int64_t j = first; j <= last; ++j) {
+        for (int64_t j = 0; j <= last; ++j) {
+          if (!sees(j)) continue;
+          const float* query = (j < sinks ? *c.in[2] : q).f.data() + (i * heads + h) * size;
           double sum = 0;
           const float* key = row(0, j);
           for (int64_t d = 0; d < size; ++d) sum += double(query[d]) * key[d];
@@ -66,7 +68,8 @@ Status attention(EvalContext& c) {
         }
         double total = 0;
         std::ranges::fill(sums, 0.0);
-        for (int64_t j = first; j <= last; ++j) {
+        for (int64_t j = 0; j <= last; ++j) {
+          if (!sees(j)) continue;
           const double weight = std::exp(scores[j] - max);
           total += weight;
           const float* value = row(1, j);
@@ -95,7 +98,11 @@ Status eval_Embedding(EvalContext& c) {
 
 Status eval_Positions(EvalContext& c) {
   PRISM_TRY(const int64_t start, dim_attr(c, "start"));
-  for (size_t i = 0; i < c.out[0].i.size(); ++i) c.out[0].i[i] = start + int64_t(i);
+  const int64_t most = c.op.attr<int64_t>("most");
+  for (size_t i = 0; i < c.out[0].i.size(); ++i) {
+    const int64_t position = start + int64_t(i);
+    c.out[0].i[i] = most > 0 ? std::min(position, most) : position;
+  }
   return ok();
 }
 

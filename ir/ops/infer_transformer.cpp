@@ -1,5 +1,6 @@
 // Embedding, positions, rotary embedding, KV cache, attention.
 #include "ir/ops/infer.h"
+#include "runtime/base/kv_pages.h"
 
 namespace prism::ir {
 
@@ -10,6 +11,7 @@ Result<Types> infer_Embedding(InferContext& c) {
 Result<Types> infer_Positions(InferContext& c) {
   for (const char* key : {"start", "count"})
     if (auto d = Dim::parse(c.text(key)); !d) return c.fail("attribute '", key, "': ", d.message());
+  if (c.integer("most") < 0) return c.fail("most is ", c.integer("most"), ", expected at least 0");
   return Types{Type::tensor(DType::I32, {*Dim::parse(c.text("count"))})};
 }
 
@@ -45,7 +47,12 @@ Result<Types> attention(InferContext& c) {
                   ", expected heads to be a multiple of kv heads");
   if (less_equal(c.axis("s"), c.axis("p"), c.module.ranges()) == Answer::No)
     return c.fail("q has ", c.axis("s").str(), " rows, expected at most the cache's ", c.axis("p").str());
-  if (c.integer("window") < 0) return c.fail("window is ", c.integer("window"), ", expected at least 0");
+  const int64_t window = c.integer("window"), sinks = c.integer("sinks");
+  if (window < 0) return c.fail("window is ", window, ", expected at least 0");
+  if (sinks < 0 || sinks % rt::kKvPage) return c.fail("sinks is ", sinks, ", expected a multiple of ", rt::kKvPage);
+  if ((sinks > 0) != (c.operands.size() > 2)) return c.fail("sinks is ", sinks, ", expected more than 0 with queries of sinks and 0 without");
+  if (sinks > 0 && !window) return c.fail("sinks is ", sinks, ", expected 0 without a window");
+  if (sinks > 0 && c.type(2) != c.type(0)) return c.fail("sink_q is ", c.type(2).str(), ", expected ", c.type(0).str(), " as q is");
   return Types{c.type(0)};
 }
 

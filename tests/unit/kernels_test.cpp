@@ -202,6 +202,7 @@ struct AttentionCase {
   std::string mode;
   int64_t rotated;
   DType cache = DType::F16;
+  int64_t from = 0;   ///< added to positions
 };
 
 TEST_P(Kernels, AppendAndAttention) {
@@ -210,6 +211,7 @@ TEST_P(Kernels, AppendAndAttention) {
       {"window", 4, 1, 256, 20, 0, "half", 0},  {"softcap", 2, 1, 32, 70, 5.0, "adjacent", 16},
       {"gqa3_bf16", 9, 3, 64, 0, 0, "adjacent", 0, DType::BF16}, {"window_bf16", 4, 4, 32, 20, 0, "half", 0, DType::BF16},
       {"gqa3_f32", 9, 3, 64, 0, 0, "adjacent", 0, DType::F32},   {"window_f32", 4, 4, 32, 20, 0, "half", 0, DType::F32},
+      {"far", 4, 2, 64, 0, 0, "half", 0, DType::F32, 16000000},
   };
   std::string text = "module @attention level=graph {\n  dim ?seq in [1,64]\n  dim ?past in [0,128]\n  weight @factors : f32[16]\n";
   for (const AttentionCase& c : cases) {
@@ -218,7 +220,7 @@ TEST_P(Kernels, AppendAndAttention) {
     const std::string rope = std::string(c.rotated == 32 ? ", @factors" : "") + ") {base=10000.0, mode=" + c.mode + ", dims=" + std::to_string(c.rotated) + "}";
     text += "  weight @n_" + c.name + " : f32[" + d + "]\n  graph @" + c.name + "(%q: " + q + ", %k: " + kv + ", %v: " + kv + ", %kv: " + cache + "[?past," + k + "," + d +
             "]) -> (f32[?seq," + std::to_string(c.heads * c.size) + "], " + cache + "[?past+?seq," + k + "," + d + "]) {\n"
-            "    %p = positions() {start=\"?past\", count=\"?seq\"} : i32[?seq]\n"
+            "    %p = positions() {start=\"?past+" + std::to_string(c.from) + "\", count=\"?seq\"} : i32[?seq]\n"
             "    %qn = rms_norm(%q, @n_" + c.name + ") {eps=1e-6} : " + q + "\n"
             "    %qr = rope(%qn, %p" + rope + " : " + q + "\n    %kr = rope(%k, %p" + rope + " : " + kv + "\n"
             "    %kv2 = kv_append(%kv, %kr, %v) : " + cache + "[?past+?seq," + k + "," + d + "]\n"

@@ -21,6 +21,7 @@ Status GpuAttention::read() {
   d_ = *qt.dim(2).constant();
   kv_heads_ = *kt.dim(1).constant();
   window_ = op_->attr<int64_t>("window");
+  if (op_->attr<int64_t>("sinks")) return r_.unsupported(*op_, "GPUs evict nothing from caches yet (see --kv-evict)");
   causal_ = op_->attr<bool>("causal");
   cap_ = op_->attr<double>("softcap");
   if (d_ % 16 || d_ > 256) return r_.unsupported(*op_, "head size " + std::to_string(d_) + ", expected a multiple of 16, at most 256");

@@ -129,8 +129,8 @@ Result<Ex> Elements::compute(const ir::Operation& op, const Place& p) {
     case Op::Conv2d: return conv(op, p);
     case Op::Reduce: return reduce(op, p);
     case Op::Positions: {
-      PRISM_TRY(ir::Dim start, ir::Dim::parse(op.attr<std::string>("start")));
-      return kir::cast(Elem::I64, r_.dim(start) + p.at[0]);
+      PRISM_TRY(const Ex position, r_.position(op, p.at[0]));
+      return kir::cast(Elem::I64, position);
     }
     default: break;
   }
