@@ -210,7 +210,7 @@ class Generator {
         PRISM_CHECK(cache_type(*a));
         const uint32_t layer = uint32_t(kv_layer.size());
         kv_layer[a.get()] = layer;
-        rt::KvLayer spec{std::string(ir::info(a->type.dtype).name), *a->type.dim(1).constant(), *a->type.dim(2).constant(), 0, a->type.key_bits, a->type.value_bits, a->type.ring};
+        rt::KvLayer spec{std::string(ir::info(a->type.dtype).name), *a->type.dim(1).constant(), *a->type.dim(2).constant(), 0, a->type.key_bits, a->type.value_bits, a->type.ring, a->type.sinks};
         if (p_.kv.size() <= layer) p_.kv.push_back(spec);
         continue;
       }

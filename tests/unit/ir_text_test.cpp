@@ -198,7 +198,7 @@ TEST(OpTable, IsConsistent) {
     for (const AttrInfo& a : o.attrs)
       EXPECT_TRUE(!a.fallback || matches(*a.fallback, a.kind)) << o.mnemonic << "." << a.name;
   }
-  EXPECT_EQ(info(Op::FlashAttention).attrs.size(), 7u);
+  EXPECT_EQ(info(Op::FlashAttention).attrs.size(), 8u);
   EXPECT_EQ(info(Op::Gelu).attrs[0].fallback, Attr(std::string("none")));
   EXPECT_EQ(info(Op::Rope).attrs[0].fallback, Attr(10000.0));
   EXPECT_FALSE(info(Op::Softcap).attrs[0].fallback);

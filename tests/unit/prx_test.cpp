@@ -101,6 +101,7 @@ void expect_equal(const Program& a, const Program& b) {
     EXPECT_EQ(a.kv[i].key_bits, b.kv[i].key_bits);
     EXPECT_EQ(a.kv[i].value_bits, b.kv[i].value_bits);
     EXPECT_EQ(a.kv[i].ring, b.kv[i].ring);
+    EXPECT_EQ(a.kv[i].sinks, b.kv[i].sinks);
   }
 }
 
@@ -108,7 +109,7 @@ void expect_equal(const Program& a, const Program& b) {
 Program rich_program() {
   Program p = tiny_program();
   p.ir = std::string("\0ir\xff", 4);
-  p.kv = {{"f32", 2, 3, 17}, {"f16", 4, 64, 512}, {"f16", 4, 64, 512, 0, 0, 1024}};
+  p.kv = {{"f32", 2, 3, 17}, {"f16", 4, 64, 512}, {"f16", 4, 64, 512, 0, 0, 1024}, {"f16", 4, 64, 512, 0, 0, 1088, 64}};
   p.weights[0].interleave = 8;
   p.weights[0].hadamard = true;
   p.weights[0].scales = "row";
