@@ -72,7 +72,8 @@ std::vector<std::pair<std::string, size_t>> kv_kinds(const std::vector<rt::KvLay
   std::vector<std::pair<std::string, size_t>> kinds;
   for (const rt::KvLayer& l : layers) {
     std::string kind = l.name() + ", " + std::to_string(l.heads) + " heads of " + std::to_string(l.head_size);
-    if (l.ring) kind += ", the newest " + std::to_string(l.ring) + " positions for a window of " + std::to_string(l.window);
+    if (l.sinks) kind += ", the first " + std::to_string(l.sinks);
+    if (l.ring) kind += std::string(l.sinks ? " and" : ",") + " the newest " + std::to_string(l.ring - l.sinks) + " positions for a window of " + std::to_string(l.window);
     const auto known = std::ranges::find(kinds, kind, &std::pair<std::string, size_t>::first);
     if (known == kinds.end()) kinds.emplace_back(kind, 1);
     else ++known->second;
@@ -94,7 +95,7 @@ Status print_kv(const rt::Program& p, int64_t positions) {
   printf("               at %lld positions %.2f MiB, %.2f of them exact, %.2f times less than in f16", (long long)positions,
          double(s.bytes_used) / 1048576, double(s.bytes_exact) / 1048576, double(s.bytes_f16) / double(s.bytes_used));
   if (s.demoted) printf("; %lld positions demoted", (long long)s.demoted);
-  if (s.evicted) printf("; %lld evicted from layers with a window", (long long)s.evicted);
+  if (s.evicted) printf("; %lld evicted, added up over layers", (long long)s.evicted);
   printf("\n");
   return ok();
 }

@@ -24,6 +24,7 @@ class Cli : public testing::Test {
   /// What `run --json` says of the same short generation.
   json generate(const std::string& model, std::vector<std::string> more = {}) const {
     std::vector<std::string> arguments = {"run", model, "-p", "a", "-n", "25", "--json"};
+    if (std::ranges::find(more, "-n") != more.end()) arguments.erase(arguments.begin() + 4, arguments.begin() + 6);
     arguments.insert(arguments.end(), more.begin(), more.end());
     return json::parse(shop->must(arguments));
   }
@@ -189,6 +190,25 @@ TEST_F(Cli, TheCacheHasTheTypeThatIsAskedFor) {
   EXPECT_EQ(generate(gguf)["kv"]["dtype"], "f16");
   EXPECT_FALSE(generate(gguf, {"--kv", "f16"})["compiled"]) << "the same again";
   EXPECT_EQ(generate(gguf, {"--reference", "--kv", "f32"})["kv"]["dtype"], "f32");
+}
+
+/// The model was made for 96 positions.
+TEST_F(Cli, GoesOnBeyondTheContextWhereItEvicts) {
+  const std::string prx = shop->path("evicting.prx");
+  shop->must({"compile", gguf, "-o", prx, "--kv-evict", "256"});
+  std::string said;
+  while (said.size() < 1000) said += kSaid;
+  for (const std::string kv : {"f16", "k4v3"}) {
+    const json all = generate(gguf, {"-n", "1000", "--kv", kv, "--kv-evict", "256"});
+    EXPECT_EQ(all["stop"], "length");
+    EXPECT_EQ(all["text"].get<std::string>().substr(0, 900), said.substr(0, 900));
+    EXPECT_EQ(all["kv"]["positions"], 1000);
+    EXPECT_GT(all["kv"]["evicted"], 500);
+  }
+  EXPECT_EQ(generate(prx, {"-n", "1000"})["ids"], generate(gguf, {"-n", "1000", "--kv-evict", "256"})["ids"]);
+  EXPECT_EQ(generate(gguf, {"-n", "1000"})["stop"], "context");
+  EXPECT_NE(shop->must({"inspect", prx}).find("the first 64 and the newest 320 positions for a window of 192"), std::string::npos);
+  shop->must_fail({"run", prx, "-p", "a", "--kv-evict", "256"}, {prx, "passes: found evict-kv{positions=256} to run, expected none", "compile its model again"});
 }
 
 // The weights that a token needs: all but the embedding, of which it needs a row; and the cache up to its position.
