@@ -34,6 +34,12 @@ def run_json(command, text=None):
     return json.loads(run(command, text).stdout)
 
 
+def kv_label(kv):
+    """A plan without the letters after its colon."""
+    bits, colon, _ = kv.partition(":")
+    return bits + ", balanced" if colon else bits
+
+
 def circumstances():
     """What a result begins with."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:

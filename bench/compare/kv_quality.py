@@ -30,12 +30,6 @@ def number(pattern, text):
     return float(found.group(1))
 
 
-def label(kv):
-    """A plan without the letters after its colon."""
-    bits, colon, _ = kv.partition(":")
-    return bits + ", balanced" if colon else bits
-
-
 def prism_times_smaller(prism, model, kv, scratch):
     engines.run([prism, "compile", model, "--kv", kv, "-o", scratch / "model.prx"])
     found = engines.run([prism, "inspect", scratch / "model.prx", "--positions", POSITIONS])
@@ -47,7 +41,7 @@ def prism_quality(options, model, scratch):
                                "--no-noise", "--json", "--against-kv", ",".join(options.kv)])
     for kv, variant in zip(options.kv, report["variants"]):
         summary = variant["all"]
-        yield {"engine": "Prism", "kv": label(kv), "times_smaller": prism_times_smaller(options.prism, model, kv, scratch), "kl": summary["kl"]["mean"], "kl_error": summary["kl"]["error"],
+        yield {"engine": "Prism", "kv": engines.kv_label(kv), "times_smaller": prism_times_smaller(options.prism, model, kv, scratch), "kl": summary["kl"]["mean"], "kl_error": summary["kl"]["error"],
                "same_top": summary["same_top"]["value"], "perplexity_change": summary["perplexity_change"]["value"], "base_perplexity": summary["base_perplexity"]["value"],
                "predictions": summary["predictions"]}
 

@@ -58,6 +58,7 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, help="write the result as JSON")
     options = parser.parse_args()
     caches = options.kv.split(",")
+    labels = [engines.kv_label(kv) for kv in caches]
     model = engines.model_path(options.model, MODELS, None if options.model in MODELS and not MODELS[options.model][1] else engines.LLAMA_CPP.programs())
     text = cut(options.prism, model, options.text.read_text(encoding="utf-8"), options.tokens)
     rows = []
@@ -65,14 +66,14 @@ def main():
         row = {"depth": depth, "place": place, "number": number, "found": {}}
         for kv in caches:
             said = answer(options, model, kv, prompt)
-            row["tokens"], row["found"][kv] = len(said["prompt_ids"]), number in said["text"]
+            row["tokens"], row["found"][engines.kv_label(kv)] = len(said["prompt_ids"]), number in said["text"]
         rows.append(row)
-        engines.say(f"depth {100 * depth:3.0f} %, {row['tokens']} tokens: " + ", ".join(f"{kv[:16]} {'found' if row['found'][kv] else 'NOT FOUND'}" for kv in caches))
+        engines.say(f"depth {100 * depth:3.0f} %, {row['tokens']} tokens: " + ", ".join(f"{kv} {'found' if row['found'][kv] else 'NOT FOUND'}" for kv in labels))
     result = {**engines.circumstances(), "model": model.stem, "text": options.text.name, "caches": caches, "rows": rows}
-    print(f"{'':20}{'found':>8}{'lost':>6}")
-    for kv in caches:
-        lost = sum(row["found"][caches[0]] and not row["found"][kv] for row in rows)
-        print(f"{kv[:20]:20}{sum(row['found'][kv] for row in rows):5d}/{len(rows)}{lost:6d}")
+    print(f"{'':30}{'found':>8}{'lost':>6}")
+    for kv in labels:
+        lost = sum(row["found"][labels[0]] and not row["found"][kv] for row in rows)
+        print(f"{kv:30}{sum(row['found'][kv] for row in rows):5d}/{len(rows)}{lost:6d}")
     if options.output:
         options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
