@@ -11,22 +11,12 @@ using namespace ir;
 
 namespace {
 
-/// The largest window of those that read `cache` or what is made of it; 0 if one reads everything.
-int64_t largest_window(const Value* cache) {
-  int64_t largest = 0;
+/// What reads `cache`, or what is made of it.
+void add_readers(const Value* cache, llvm::SmallVectorImpl<const Operation*>& readers) {
   for (const Use& u : cache->uses) {
-    const int64_t window = u.op->result()->type.is_kv() ? largest_window(u.op->result()) : u.op->op == Op::Attention ? u.op->attr<int64_t>("window") : 0;
-    if (window == 0) return 0;
-    largest = std::max(largest, window);
+    if (u.op->result()->type.is_kv()) add_readers(u.op->result(), readers);
+    else readers.push_back(u.op);
   }
-  return largest;
-}
-
-/// Of the reader that has most; code generation refuses one that has others.
-int64_t most_sinks(const Value* cache) {
-  int64_t most = 0;
-  for (const Use& u : cache->uses) most = std::max(most, u.op->result()->type.is_kv() ? most_sinks(u.op->result()) : u.op->attr<int64_t>("sinks"));
-  return most;
 }
 
 void set_ring(Value* cache, int64_t ring, int64_t sinks) {
@@ -47,10 +37,16 @@ Status bound_kv_caches(Module& m, const Options&) {
   for (const auto& g : m.graphs)
     for (const auto& arg : g->args) {
       if (!arg->type.is_kv()) continue;
-      if (const int64_t window = largest_window(arg.get())) {
-        const int64_t sinks = most_sinks(arg.get());
-        set_ring(arg.get(), sinks + int64_t(round_up(uint64_t(window - 1 + most_tokens), rt::kKvPage)), sinks);
+      llvm::SmallVector<const Operation*> readers;
+      add_readers(arg.get(), readers);
+      int64_t window = 0, sinks = 0;   // of the reader that has most; code generation refuses one that has other sinks
+      const auto has_window = [](const Operation* op) { return op->op == Op::Attention && op->attr<int64_t>("window") > 0; };
+      if (!llvm::all_of(readers, has_window)) continue;
+      for (const Operation* op : readers) {
+        window = std::max(window, op->attr<int64_t>("window"));
+        sinks = std::max(sinks, op->attr<int64_t>("sinks"));
       }
+      if (window) set_ring(arg.get(), sinks + int64_t(round_up(uint64_t(window - 1 + most_tokens), rt::kKvPage)), sinks);
     }
   return ok();
 }

@@ -41,32 +41,33 @@ class Evicter {
   /// What makes the queries `q`, by positions that are less than kept_.
   Result<Value*> for_sinks(Value* q, Builder& b) {
     const Operation* op = q->def;
+    const auto unrotated = [&] {
+      return error("%", q->name, ": found queries that no rope of their positions makes, expected one: without, positions can't go on after evictions");
+    };
     const auto again = [&](unsigned operand, Value* v) {
       llvm::SmallVector<Value*> operands(op->operands());
       operands[operand] = v;
       return b.build(op->op, operands, op->attrs, q->name + ".sinks");
     };
-    switch (op ? op->op : Op::Neg) {
+    if (!op) return unrotated();
+    switch (op->op) {
       case Op::Rope: {
         const Operation* positions = defined_by(op->operand(1), Op::Positions);
-        if (!positions) break;
+        if (!positions) return unrotated();
         AttrMap attrs = positions->attrs;
         attrs["most"] = kept_ - 1;
-        if (!positions_) positions_ = b.Positions({}, std::move(attrs), op->operand(1)->name + ".sinks");
-        return again(1, positions_);
+        return again(1, b.Positions({}, std::move(attrs), op->operand(1)->name + ".sinks"));
       }
       case Op::Hadamard: case Op::RmsNorm: case Op::Scale: case Op::Mul: case Op::Add: case Op::Reshape: {
         PRISM_TRY(Value* v, for_sinks(op->operand(0), b));
         return again(0, v);
       }
-      default: break;
+      default: return unrotated();
     }
-    return error("%", q->name, ": found queries that no rope of their positions makes, expected one: without, positions can't go on after evictions");
   }
 
   Graph& graph_;
   const int64_t kept_;
-  Value* positions_ = nullptr;
 };
 
 }  // namespace

@@ -62,15 +62,14 @@ class Quantizer {
   Status attention(Operation& op) {
     Value* q = op.operand(0);
     if (!queries_ || q->type.dtype != DType::F32 || !many(q->type.dim(0)) || *q->type.dim(-1).constant() % kMatrixColumns) return ok();
-    PRISM_TRY(Value* narrow_q, bf16(q, "row_major", &op));
     Value* old = op.result();
     const Operation* heads = only_user(old);
     Builder b(&graph_, &op);
-    llvm::SmallVector<Value*> operands = {narrow_q, op.operand(1)};
-    if (op.operands().size() > 2) {
-      PRISM_TRY(Value* narrow_sink_q, bf16(op.operand(2), "row_major", &op));
-      operands.push_back(narrow_sink_q);
-    }
+    llvm::SmallVector<Value*> operands(op.operands());
+    for (Value*& v : operands)
+      if (!v->type.is_kv()) {
+        PRISM_TRY(v, bf16(v, "row_major", &op));
+      }
     Value* narrow = b.FlashAttention(operands, op.attrs, old->name + ".bf16");
     if (heads && heads->op == Op::Hadamard) {
       old = heads->result();

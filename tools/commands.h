@@ -51,7 +51,7 @@ inline void add_pipeline(CLI::App& command, std::string& pipeline) {
 /// --kv-evict: how many positions a cache keeps; 0: all.
 inline void add_kv_evict(CLI::App& command, int64_t& positions) {
   command.add_option("--kv-evict", positions, "Positions that each KV cache keeps, the first 64 and the newest, a multiple of 64: for texts longer than the model's context. Not exact: "
-                     "what is evicted is forgotten")->check(CLI::Range(int64_t(256), int64_t(1) << 24));
+                     "what is evicted is forgotten");
 }
 /// The passes of --pipeline, after that which evicts.
 std::string with_eviction(const std::string& pipeline, int64_t positions);

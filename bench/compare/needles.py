@@ -59,17 +59,19 @@ def main():
     options = parser.parse_args()
     caches = options.kv.split(",")
     labels = [engines.kv_label(kv) for kv in caches]
+    if len(set(labels)) < len(labels):
+        parser.error(f"--kv: found {labels}, expected no two of one name")
     model = engines.model_path(options.model, MODELS, None if options.model in MODELS and not MODELS[options.model][1] else engines.LLAMA_CPP.programs())
     text = cut(options.prism, model, options.text.read_text(encoding="utf-8"), options.tokens)
     rows = []
     for depth, place, number, prompt in prompts(text, options.depths):
         row = {"depth": depth, "place": place, "number": number, "found": {}}
-        for kv in caches:
+        for kv, label in zip(caches, labels):
             said = answer(options, model, kv, prompt)
-            row["tokens"], row["found"][engines.kv_label(kv)] = len(said["prompt_ids"]), number in said["text"]
+            row["tokens"], row["found"][label] = len(said["prompt_ids"]), number in said["text"]
         rows.append(row)
         engines.say(f"depth {100 * depth:3.0f} %, {row['tokens']} tokens: " + ", ".join(f"{kv} {'found' if row['found'][kv] else 'NOT FOUND'}" for kv in labels))
-    result = {**engines.circumstances(), "model": model.stem, "text": options.text.name, "caches": caches, "rows": rows}
+    result = {**engines.circumstances(), "model": model.stem, "text": options.text.name, "caches": labels, "rows": rows}
     print(f"{'':30}{'found':>8}{'lost':>6}")
     for kv in labels:
         lost = sum(row["found"][labels[0]] and not row["found"][kv] for row in rows)

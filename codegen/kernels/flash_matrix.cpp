@@ -34,7 +34,7 @@ class FlashMatrix : CpuAttention {
     sink_vectors_ = tile_k_ / kLanes;
     start_pages(rows_ % 12 ? 8 : 12, kColumns);
     const Ex first = first_tile(), end = b_.let(last_key());
-    sink_tiles(end, [&](Ex key0, Part part) { tile(key0, part, {}); });
+    sink_tiles(end, [&](Ex key0, Part part) { tile(key0, part, Ex(int64_t(0))); });
     each_tile(first, end, [&](Ex key0, Part part) { tile(key0, part, first); });
     b_.for_(0, rows_, 1, [&](Ex row) { finish_row(row, sum_of(row)); });
     return finish_tiles();
@@ -54,20 +54,20 @@ class FlashMatrix : CpuAttention {
     rows_ = group_ * tile_q_;
   }
 
-  /// first: where the first tile that is no sink begins, if this is none.
-  void tile(Ex key0, Part part, std::optional<Ex> first) {
+  /// first: where the first tile begins, of the sinks or of the others.
+  void tile(Ex key0, Part part, Ex first) {
     if (part == Part::Demoted) return demoted_tile(key0, [&](const KvStore& store, Ex page) { return page_bytes(store, page); });
     keys_operand(key0, part);
     const auto exact = [&] {
       multiply(q_, d_, tile_k_ / kLanes, scores_, false);
       softmax(key0, part);
     };
-    if (registers() || cap_ > 0 || part != Part::All || !first) {
+    if (registers() || cap_ > 0 || part != Part::All) {
       exact();
     } else {
       const Ex weighed = b_.var(Ex(int64_t(0)));
       const auto whole = [&] { b_.if_(key0 + Ex(tile_k_ - 1) <= last_seen(b_.let(past_ + t0_), part), [&] { weigh(weighed); }); };
-      b_.if_(*first < key0, [&] {
+      b_.if_(first < key0, [&] {
         if (!sinks_) whole();  // a row whose window hides keys at the beginning has seen none, and weigh() finds that
         else b_.if_(first_seen(b_.let(past_ + token(Ex(rows_ - 1))), part) <= key0, whole);
       });

@@ -22,9 +22,8 @@ class Cli : public testing::Test {
   std::string gguf = shop->path("tiny.gguf");
 
   /// What `run --json` says of the same short generation.
-  json generate(const std::string& model, std::vector<std::string> more = {}) const {
-    std::vector<std::string> arguments = {"run", model, "-p", "a", "-n", "25", "--json"};
-    if (std::ranges::find(more, "-n") != more.end()) arguments.erase(arguments.begin() + 4, arguments.begin() + 6);
+  json generate(const std::string& model, std::vector<std::string> more = {}, const std::string& count = "25") const {
+    std::vector<std::string> arguments = {"run", model, "-p", "a", "-n", count, "--json"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return json::parse(shop->must(arguments));
   }
@@ -199,14 +198,14 @@ TEST_F(Cli, GoesOnBeyondTheContextWhereItEvicts) {
   std::string said;
   while (said.size() < 1000) said += kSaid;
   for (const std::string kv : {"f16", "k4v3"}) {
-    const json all = generate(gguf, {"-n", "1000", "--kv", kv, "--kv-evict", "256"});
+    const json all = generate(gguf, {"--kv", kv, "--kv-evict", "256"}, "1000");
     EXPECT_EQ(all["stop"], "length");
     EXPECT_EQ(all["text"].get<std::string>().substr(0, 900), said.substr(0, 900));
     EXPECT_EQ(all["kv"]["positions"], 1000);
     EXPECT_GT(all["kv"]["evicted"], 500);
   }
-  EXPECT_EQ(generate(prx, {"-n", "1000"})["ids"], generate(gguf, {"-n", "1000", "--kv-evict", "256"})["ids"]);
-  EXPECT_EQ(generate(gguf, {"-n", "1000"})["stop"], "context");
+  EXPECT_EQ(generate(prx, {}, "1000")["ids"], generate(gguf, {"--kv-evict", "256"}, "1000")["ids"]);
+  EXPECT_EQ(generate(gguf, {}, "1000")["stop"], "context");
   EXPECT_NE(shop->must({"inspect", prx}).find("the first 64 and the newest 320 positions for a window of 192"), std::string::npos);
   shop->must_fail({"run", prx, "-p", "a", "--kv-evict", "256"}, {prx, "passes: found evict-kv{positions=256} to run, expected none", "compile its model again"});
 }

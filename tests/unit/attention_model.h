@@ -12,6 +12,7 @@
 #include "ir/text.h"
 #include "passes/pass.h"
 #include "runtime/session.h"
+#include "tests/unit/isas.h"
 
 namespace prism {
 
@@ -170,6 +171,16 @@ inline std::vector<float> feed(rt::Session& s, std::span<const int32_t> ids, siz
     all.insert(all.end(), row->begin(), row->end());
   }
   return all;
+}
+
+/// One id at a time, the logits that scoring them had.
+inline void expect_steps_to_say(const std::shared_ptr<rt::Executable>& exe, std::span<const int32_t> ids, const std::vector<float>& scored) {
+  auto s = session(exe, 1);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ASSERT_TRUE(s->step(ids[i]));
+    const auto row = s->logits();
+    ASSERT_TRUE(std::equal(row->begin(), row->end(), scored.begin() + long(i * kVocab))) << "position " << i;
+  }
 }
 
 /// Positions that are appended and taken back change nothing of what follows; `gone`: a position too far back.

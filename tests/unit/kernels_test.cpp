@@ -7,6 +7,7 @@
 #include "ir/eval.h"
 #include "codegen/pack.h"
 #include "kernel_fixture.h"
+#include "tests/unit/isas.h"
 
 namespace prism {
 namespace {
@@ -382,12 +383,6 @@ TEST(KernelErrors, ACompressedCacheIsReadBeforeTheNextIsAppendedTo) {
   EXPECT_EQ(message(append("0") + append("1") + read("%x", "%q", "0") + read("%y", "%x", "1")), "") << "the passes bring each append to its reader";
   EXPECT_EQ(message(append("0") + read("%x", "%q", "0") + append("1") + read("%z", "%x", "1") + read("%y", "%z", "0")),
             "graph @g: flash_attention of KV cache 0: found an append to another compressed cache before it, expected it right after its own");
-}
-
-std::vector<rt::Isa> isas_here() {
-  std::vector<rt::Isa> list;
-  for (int i = 0; i <= int(rt::best_isa()); ++i) list.push_back(rt::Isa(i));
-  return list;
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, Kernels, testing::ValuesIn(isas_here()),

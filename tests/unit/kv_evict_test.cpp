@@ -1,5 +1,4 @@
 // A layer of attention that keeps the first positions and the newest: every instruction set against the evaluator, whose cache keeps everything.
-#include "runtime/cpu.h"
 #include "tests/unit/attention_model.h"
 
 namespace prism {
@@ -21,12 +20,7 @@ TEST_P(EvictingAttention, AgreesWithTheEvaluatorInAnyPieces) {
     const std::vector<float> scored = score(*session(exe), ids);
     EXPECT_LT(nmse(scored, want), 1e-6);
     EXPECT_EQ(score(*session(exe, 5), ids), scored);
-    auto stepping = session(exe, 1);
-    for (size_t i = 0; i < ids.size(); ++i) {
-      ASSERT_TRUE(stepping->step(ids[i]));
-      const auto row = stepping->logits();
-      ASSERT_TRUE(std::equal(row->begin(), row->end(), scored.begin() + long(i * kVocab))) << "position " << i;
-    }
+    expect_steps_to_say(exe, ids, scored);
     const std::vector<float> fed = feed(*session(exe), ids, 1);
     EXPECT_LT(nmse(fed, want), 1e-7 + 2 * nmse(feed(*session(plain_exe), ids, 1), plain.evaluate(""))) << "of what prompts lose to rounding anyway";
     for (size_t piece : {7u, 61u, 420u})
@@ -47,14 +41,7 @@ TEST_P(EvictingAttention, ChangesNothingUntilItEvicts) {
   EXPECT_GT(nmse(part(got, kKept, kPositions), part(want, kKept, kPositions)), 1e-4);
 }
 
-std::vector<rt::Isa> isas() {
-  std::vector<rt::Isa> all = {rt::best_isa()};
-  for (rt::Isa isa : {rt::Isa::Generic, rt::Isa::Avx2, rt::Isa::Avx512})
-    if (isa < rt::best_isa()) all.push_back(isa);
-  return all;
-}
-
-INSTANTIATE_TEST_SUITE_P(Isas, EvictingAttention, testing::ValuesIn(isas()), [](const auto& info) { return std::string(rt::isa_name(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Isas, EvictingAttention, testing::ValuesIn(isas_here()), [](const auto& info) { return std::string(rt::isa_name(info.param)); });
 
 /// The model was made for 4096 positions.
 TEST(EvictingCache, GoesOnBeyondTheContext) {

@@ -3,13 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/unit/isas.h"
+
 namespace prism::codegen {
 namespace {
 
 TEST(Limits, AreThoseOfARealMachine) {
   constexpr double kClock = 7e9;  // more than any has
-  for (rt::Isa isa : {rt::Isa::Generic, rt::Isa::Avx2, rt::Isa::Avx512, rt::Isa::Amx}) {
-    if (!rt::runs_here(isa)) continue;
+  for (rt::Isa isa : isas_here()) {
     for (unsigned threads : {1u, 2u}) {
       SCOPED_TRACE(std::string(rt::isa_name(isa)) + ", " + std::to_string(threads) + " threads");
       const auto l = measure_limits(isa, threads);

@@ -1,6 +1,5 @@
 // What a session says next depends on what is in its context alone, whatever it did before: prompts, generation and drafts that were taken
 // back, in any order, on every kind of KV cache. What one kernel leaves in memory that another reads would show here. SEEDS=100: more histories.
-#include "runtime/cpu.h"
 #include "tests/unit/attention_model.h"
 
 namespace prism {
@@ -101,15 +100,10 @@ TEST_P(SessionHistory, OnlyTheContextMatters) {
   }
 }
 
-std::vector<rt::Isa> isas() {
-  if (rt::Isa::Avx2 < rt::best_isa()) return {rt::best_isa(), rt::Isa::Avx2};
-  return {rt::best_isa()};
-}
-
 INSTANTIATE_TEST_SUITE_P(Caches, SessionHistory,
                          testing::Combine(testing::Values(Shape{3, 1, 64, "exact"}, Shape{4, 2, 32, "exact", 100, 64}, Shape{3, 1, 64, "exact", 0, 64, 0, 256}, Shape{3, 1, 64, "k4v3"},
                                                           Shape{4, 2, 96, "k8v8", 0, 40}, Shape{2, 1, 128, "k3v2", 200, 64}, Shape{6, 2, 32, "k4v4", 0, 40, 0, 320}),
-                                          testing::ValuesIn(isas())),
+                                          testing::ValuesIn(isas_here())),
                          [](const auto& info) { return name_of(std::get<0>(info.param)) + "_" + std::string(rt::isa_name(std::get<1>(info.param))); });
 
 }  // namespace
