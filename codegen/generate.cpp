@@ -148,7 +148,6 @@ class Generator {
   /// GPU kernels multiply keys and values as they are copied, in f16.
   Status cache_type(const ir::Value& kv) const {
     const ir::DType t = kv.type.dtype;
-    if (gpu() && kv.type.is_compressed()) return error("KV cache %", kv.name, " (see --kv): found ", kv.type.str(), ", expected f16: GPUs have no compressed caches yet");
     if (t == ir::DType::F16 || (!gpu() && (t == ir::DType::BF16 || t == ir::DType::F32))) return ok();
     return error("KV cache %", kv.name, " (see --kv): found ", ir::info(t).name, ", expected f16", gpu() ? ", the only type on GPUs" : ", bf16 or f32");
   }

@@ -102,29 +102,29 @@ class Append {
         first += p.chain.heads;
       }
     };
-    ir::Dim tasks = tokens * ir::Dim(total);
+    ir::Dim jobs = tokens * ir::Dim(total);
     if (stores_ && stores_->keys.staged()) {
       const int64_t heads = stores_->keys.shape().heads, filling = kStaged * 2 * heads;
-      const Ex appended = b_.let(r_.dim(tasks)), further = b_.let(b_.task() - appended);
-      b_.if_(b_.task() < appended, append, [&] {
-        b_.if_(further < Ex(filling), [&] { fill_stage(further); }, [&] { clear_tail(further - Ex(filling), b_.let(past_ + r_.dim(tokens))); });
+      const Ex appended = b_.let(r_.dim(jobs)), further = b_.let(job - appended), head = b_.let(further - Ex(filling));
+      b_.if_(job < appended, append, [&] {
+        b_.if_(further < Ex(filling), [&] { fill_stage(further); }, [&] {
+          b_.if_(head < Ex(heads), [&] { clear_tail(head, b_.let(past_ + r_.dim(tokens))); });
+        });
       });
-      tasks = tasks + ir::Dim(filling + heads);
+      jobs = jobs + ir::Dim(filling + heads);
     } else if (at_once > 1) {
-      b_.if_(job < b_.let(r_.dim(tasks)), append);
-      tasks = ir::Dim::floor_div(tasks + ir::Dim(at_once - 1), at_once);
+      b_.if_(job < b_.let(r_.dim(jobs)), append);
     } else {
       append();
     }
     PRISM_CHECK(status);
-    return r_.finish(tasks);
+    return r_.finish(at_once > 1 ? ir::Dim::floor_div(jobs + ir::Dim(at_once - 1), at_once) : jobs);
   }
 
  private:
   static constexpr int64_t kStaged = rt::kKvPage * (rt::kKvRecentPages + 1) / rt::kKvGroup;  ///< groups before the new tokens, at most
 
   Status open_stores(const ir::Operation& append) {
-    if (b_.block_threads()) return r_.unsupported(append, "GPUs have no compressed caches yet; choose f16 (see --kv)");
     if (stores_) return r_.unsupported(append, "two compressed caches in one kernel");
     const ir::Value* kv = append.operand(0);
     past_ = b_.let(r_.dim(kv->type.dim(0)));
@@ -155,13 +155,13 @@ class Append {
       b_.if_(index % 2 == Ex(int64_t(!store.shape().keys)), [&] {
         b_.if_(Ex(0) < there, [&] {
           const Ex from = store.ring(head, group), to = store.group(head, group);
-          const auto copy = [&](Ex at) {
-            const Ex values = b_.let(b_.load({store.element(), kLanes}, store.plane(), from + at));
-            if (store.shape().keys) b_.store_n(store.exact(), to + at, values, there);
-            else b_.store(store.exact(), to + at, values);
-          };
-          const Ex vectors = store.shape().keys ? Ex(d) : b_.let(there * (d / kLanes));
-          b_.for_(0, vectors, 1, [&](Ex i) { copy(b_.let(i * (kLanes * bytes))); });
+          work_.over(d * rt::kKvGroup, [&](Ex i, int l) {
+            const Ex at = b_.let(i * bytes), values = b_.let(b_.load({store.element(), l}, store.plane(), from + at));
+            const auto copy = [&] { b_.store(store.exact(), to + at, values); };
+            if (!store.shape().keys) b_.if_(i / d < there, copy);
+            else if (l == kLanes) b_.store_n(store.exact(), to + at, values, there);
+            else b_.if_(i % rt::kKvGroup < there, copy);
+          });
         });
       });
     }
@@ -173,7 +173,7 @@ class Append {
     const int64_t d = store.shape().size, bytes = elem_bytes(store.element());
     b_.for_(end, b_.let((end + Ex(rt::kKvPage - 1)) / rt::kKvPage * rt::kKvPage), 1, [&](Ex position) {
       const Ex at = b_.let(store.group(head, b_.let(position / rt::kKvGroup)) + position % rt::kKvGroup * (d * bytes));
-      b_.for_(0, d, kLanes, [&](Ex i) { b_.store(store.exact(), at + i * bytes, cast(store.element(), constant({Elem::F32, kLanes}, 0))); });
+      work_.over(d, [&](Ex i, int l) { b_.store(store.exact(), at + i * bytes, cast(store.element(), constant({Elem::F32, l}, 0))); });
     });
   }
 
@@ -215,7 +215,7 @@ class Append {
       } else if (o->op == Op::Rope) {
         PRISM_CHECK(rope(*o, token, c.size, x));
       } else if (o->op == Op::Hadamard) {
-        hadamard(b_, x, x0_, c.size);
+        work_.hadamard(x, x0_, c.size);
       } else {
         Status status = ok();
         work_.over(c.size, [&](Ex i, int l) {

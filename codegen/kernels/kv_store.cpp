@@ -34,7 +34,7 @@ Ex KvStore::first_staged() const { return b_.dim(rt::kDemotedDim) * (rt::kKvPage
 Ex KvStore::group(Ex head, Ex group) const {
   if (!stage_) return ring(head, group);
   const Ex plane = head + Ex(shape_.keys ? 0 : shape_.heads);
-  return b_.let((plane * stage_groups_ + group - first_staged()) * shape_.group_bytes());
+  return b_.let((wide(plane) * stage_groups_ + group - first_staged()) * shape_.group_bytes());
 }
 
 Ex KvStore::ring(Ex head, Ex group) const {
@@ -42,12 +42,12 @@ Ex KvStore::ring(Ex head, Ex group) const {
 }
 
 Ex KvStore::codes(Ex page, Ex head) const {
-  return b_.let((page_slot(page) * shape_.heads + head) * rt::kv_code_bytes(shape_.size, shape_.bits) + Ex(shape_.exact_bytes()));
+  return b_.let((wide(page_slot(page)) * shape_.heads + head) * rt::kv_code_bytes(shape_.size, shape_.bits) + Ex(shape_.exact_bytes()));
 }
 
 Ex KvStore::scales(Ex page, Ex head) const {
-  const Ex begin = r_.kv_room(type_) / rt::kKvPage * page_code_bytes() + Ex(shape_.exact_bytes());
-  return b_.let(begin + (page_slot(page) * shape_.heads + head) * rt::kv_scale_bytes(shape_.size, shape_.keys));
+  const Ex begin = wide(r_.kv_room(type_) / rt::kKvPage) * page_code_bytes() + Ex(shape_.exact_bytes());
+  return b_.let(begin + (wide(page_slot(page)) * shape_.heads + head) * rt::kv_scale_bytes(shape_.size, shape_.keys));
 }
 
 void KvStore::prefetch_next_scales(Ex scales) const {
@@ -66,8 +66,8 @@ std::vector<Ex> KvStore::words(Ex codes, Ex block, bool ahead) const {
   return words;
 }
 
-void KvStore::store_words(Ex codes, Ex block, const std::vector<Ex>& words) const {
-  const Ex at = b_.let(codes + block * block_bytes());
+void KvStore::store_words(Ex codes, Ex block, Ex lane, const std::vector<Ex>& words) const {
+  const Ex at = b_.let(codes + block * block_bytes() + lane * 4);
   const rt::KvPlanes planes = rt::kv_planes(shape_.bits);
   for (int i = 0, from = 0; i < planes.count; from += planes.width[size_t(i++)]) {
     const std::vector<Ex> vectors = make_plane(b_, words, planes.width[size_t(i)], from);

@@ -37,7 +37,8 @@ class KvStore {
   /// `ahead`: those of the next page are fetched, too.
   std::vector<kir::Ex> words(kir::Ex codes, kir::Ex block, bool ahead) const;
   void prefetch_next_scales(kir::Ex scales) const;
-  void store_words(kir::Ex codes, kir::Ex block, const std::vector<kir::Ex>& words) const;
+  /// Words of `lane` and, if they are vectors, the lanes after it.
+  void store_words(kir::Ex codes, kir::Ex block, kir::Ex lane, const std::vector<kir::Ex>& words) const;
   int64_t block_bytes() const { return 64 * shape_.bits; }
   double middle() const { return double((1 << shape_.bits) - 1) / 2; }
   kir::Ex scale_base_at(kir::Ex scales) const { return scales + kir::Ex(bases_at()); }
@@ -55,7 +56,8 @@ class KvStore {
   int64_t page_code_bytes() const { return shape_.heads * rt::kv_code_bytes(shape_.size, shape_.bits); }          ///< of all heads
   int64_t page_scale_bytes() const { return shape_.heads * rt::kv_scale_bytes(shape_.size, shape_.keys); }
   kir::Ex page_slot(kir::Ex page) const { return Region::in_ring(page, type_.ring / rt::kKvPage, type_.sinks / rt::kKvPage); }
-  kir::Ex ring_at(kir::Ex head, kir::Ex slot) const { return (head * rt::kKvExactGroups + slot) * shape_.group_bytes(); }
+  kir::Ex ring_at(kir::Ex head, kir::Ex slot) const { return (wide(head) * rt::kKvExactGroups + slot) * shape_.group_bytes(); }
+  static kir::Ex wide(kir::Ex x) { return cast(kir::Elem::I64, x); }   ///< bytes may be more than a GPU's i32 counts
 
   Region& r_;
   kir::Builder& b_;

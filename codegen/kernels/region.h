@@ -95,7 +95,7 @@ kir::Ex inverse_or_zero(kir::Ex x);
 /// Two f32 vectors rounded to bf16 and paired lane by lane, `low` in the low half: a row of a matrix product's operand b.
 kir::Ex bf16_pairs(kir::Builder& b, kir::Ex low, kir::Ex high);
 
-/// CPUs: the d values from `at` on times the matrix of the op hadamard, in place.
+/// CPUs (see Worker): the d values from `at` on times the matrix of the op hadamard, in place.
 void hadamard(kir::Builder& b, const kir::Buffer& x, kir::Ex at, int64_t d);
 
 /// block_threads 0: for CPUs
@@ -103,10 +103,10 @@ Result<LoweredKernel> lower_rowwise(const ir::Operation& op, const std::string& 
 /// GPUs: computes v, a single row made by row-wise ops of the region, in the block's shared memory. All threads of the block call it, and see it.
 Result<kir::Buffer> row_in_memory(Region& r, const ir::Value* v);
 Result<LoweredKernel> lower_append(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads = 0);
+Result<LoweredKernel> lower_demote(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads = 0);
 
 // CPUs
 Result<LoweredKernel> lower_linear(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
-Result<LoweredKernel> lower_demote(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 Result<LoweredKernel> lower_flash_matrix(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);  ///< queries in bf16
 Result<LoweredKernel> lower_flash_vector(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, rt::Isa isa);
 /// Picks the generator by the region's anchor op.

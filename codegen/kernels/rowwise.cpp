@@ -4,7 +4,6 @@
 
 #include "codegen/kernels/weights.h"
 #include "codegen/pack.h"
-#include "ir/hadamard.h"
 
 namespace prism::codegen {
 
@@ -194,23 +193,12 @@ class RowWise {
 
   Status hadamard_of(const ir::Operation& o) {
     const ir::Value* out = o.result();
-    const int64_t n = width(out), block = ir::hadamard_block(n);
-    const bool gpu = b_.block_threads() > 0;
-    if (out->type.dtype != DType::F32 || (!gpu && n % kLanes)) return r_.unsupported(o, "expected f32 rows of a multiple of 16");
+    const int64_t n = width(out);
+    if (out->type.dtype != DType::F32 || (!b_.block_threads() && n % kLanes)) return r_.unsupported(o, "expected f32 rows of a multiple of 16");
     PRISM_TRY(Row x, row_of(o.operand(0)));
     const Row dst = destination(out);
-    const Ex scale(1 / std::sqrt(double(block)));
-    work_.over(n, [&](Ex i, int lanes) { put(dst, i, gpu ? element(x, i, lanes) * scale : element(x, i, lanes)); });
-    if (!gpu) {
-      hadamard(b_, dst.buffer, dst.at, n);
-      return ok();
-    }
-    for (int64_t half = 1; half < block; half *= 2)
-      work_.over_each(n / 2, [&](Ex i) {
-        const Ex at = b_.let(dst.at + i / half * (2 * half) + i % half), low = b_.let(b_.load(dst.buffer, at)), high = b_.let(b_.load(dst.buffer, at + Ex(half)));
-        b_.store(dst.buffer, at, low + high);
-        b_.store(dst.buffer, at + Ex(half), low - high);
-      });
+    work_.over(n, [&](Ex i, int lanes) { put(dst, i, element(x, i, lanes)); });
+    work_.hadamard(dst.buffer, dst.at, n);
     return ok();
   }
 

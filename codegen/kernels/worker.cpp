@@ -1,5 +1,10 @@
 #include "codegen/kernels/worker.h"
 
+#include <cmath>
+
+#include "codegen/kernels/region.h"
+#include "ir/hadamard.h"
+
 namespace prism::codegen {
 
 using namespace kir;
@@ -63,6 +68,24 @@ Ex Worker::reduce(int64_t n, Fn fn, const std::function<Ex(Ex, int)>& f) {
   Ex all = b_.load(partial, 0);
   for (int w = 1; w < warps; ++w) all = join(fn, all, b_.load(partial, w));
   return b_.let(all);
+}
+
+void Worker::once(const std::function<void()>& body) {
+  if (gpu()) b_.if_(thread() == Ex(0), body);
+  else body();
+}
+
+void Worker::hadamard(const Buffer& x, Ex at, int64_t n) {
+  if (!gpu()) return codegen::hadamard(b_, x, at, n);
+  const int64_t block = ir::hadamard_block(n);
+  for (int64_t half = 1; half < block; half *= 2) {
+    const Ex factor(half * 2 == block ? 1 / std::sqrt(double(block)) : 1.0);
+    over_each(n / 2, [&](Ex i) {
+      const Ex first = b_.let(at + i / half * (2 * half) + i % half), low = b_.let(b_.load(x, first)), high = b_.let(b_.load(x, first + Ex(half)));
+      b_.store(x, first, half * 2 == block ? (low + high) * factor : low + high);
+      b_.store(x, first + Ex(half), half * 2 == block ? (low - high) * factor : low - high);
+    });
+  }
 }
 
 void Worker::quantize(const Buffer& out, Ex row, int64_t n, Ex first, int64_t blocks, const std::function<Ex(Ex, int)>& values) {

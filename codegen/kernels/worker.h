@@ -28,6 +28,10 @@ class Worker {
   std::function<kir::Ex(kir::Ex, int)> remember(int64_t n, std::function<kir::Ex(kir::Ex, int)> f);
   /// Sum (ReduceAdd) or maximum (ReduceMax) of the f32 values f(i, lanes) over [0, n), in a fixed order; known to everybody.
   kir::Ex reduce(int64_t n, kir::Fn fn, const std::function<kir::Ex(kir::Ex, int)>& f);
+  /// What one of a row's threads does for all.
+  void once(const std::function<void()>& body);
+  /// Multiplies the n values from `at` on by the matrix of the op hadamard, in place.
+  void hadamard(const kir::Buffer& x, kir::Ex at, int64_t n);
   /// Quantizes values(i, lanes), lanes being 16, or 4 on GPUs, i of [32 * first, 32 * (first + blocks)), into the q8a row of `n` elements that starts at byte `row`.
   void quantize(const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex first, int64_t blocks, const std::function<kir::Ex(kir::Ex, int)>& values);
 

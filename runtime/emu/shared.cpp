@@ -18,23 +18,28 @@ void SharedMemory::reset(size_t bytes) {
   bytes_.assign(bytes, {});
 }
 
-std::string SharedMemory::conflict(const Byte& b, const Access& now, bool writes) const {
-  if (b.copied_by >= 0)
-    return "an asynchronous copy of thread " + std::to_string(b.copied_by) + " to it is under way";
-  if (writes && b.products > 0) return "a matrix product that was not waited for reads it";
+std::string SharedMemory::Problem::text() const {
+  std::string all = what;
+  if (const size_t at = all.find('%'); at != all.npos) all.replace(at, 1, std::to_string(thread));
+  return all;
+}
+
+inline SharedMemory::Problem SharedMemory::conflict(const Byte& b, const Access& now, bool writes) {
+  if (b.copied_by >= 0) return {"an asynchronous copy of thread % to it is under way", b.copied_by};
+  if (writes && b.products > 0) return {"a matrix product that was not waited for reads it"};
   if (b.mbarrier >= 0) {
-    if (size_t(b.mbarrier) >= now.ended.size() || now.ended[size_t(b.mbarrier)] <= b.phase) return "a bulk copy wrote it, whose mbarrier was not waited for";
-  } else if (!ordered(b.writer, now)) return "thread " + std::to_string(b.writer.thread) + " wrote it with no barrier between";
+    if (size_t(b.mbarrier) >= now.ended.size() || now.ended[size_t(b.mbarrier)] <= b.phase) return {"a bulk copy wrote it, whose mbarrier was not waited for"};
+  } else if (!ordered(b.writer, now)) return {"thread % wrote it with no barrier between", b.writer.thread};
   if (writes)
     for (const Moment& r : b.readers)
-      if (!ordered(r, now)) return "thread " + std::to_string(r.thread) + " read it with no barrier between";
-  return "";
+      if (!ordered(r, now)) return {"thread % read it with no barrier between", r.thread};
+  return {};
 }
 
 std::string SharedMemory::read(size_t at, void* to, size_t bytes, const Access& now) {
   for (size_t i = at; i < at + bytes; ++i) {
     Byte& b = bytes_[i];
-    if (std::string problem = conflict(b, now, false); !problem.empty()) return problem;
+    if (const Problem problem = conflict(b, now, false); problem.what) return problem.text();
     if (!b.written()) return "nobody wrote it";
     if (b.readers[0].thread != now.thread) b.readers[1] = b.readers[0];
     b.readers[0] = now;
@@ -52,7 +57,7 @@ bool SharedMemory::fences(const Byte& b, const Access& now, const std::vector<ui
 std::string SharedMemory::begin_product(size_t at, size_t bytes, const Access& now, const std::vector<uint32_t>& fenced) {
   for (size_t i = at; i < at + bytes; ++i) {
     const Byte& b = bytes_[i];
-    if (std::string problem = conflict(b, now, false); !problem.empty()) return problem;
+    if (const Problem problem = conflict(b, now, false); problem.what) return problem.text();
     if (!b.written()) return "nobody wrote it";
     if (!fences(b, now, fenced))
       return "thread " + std::to_string(b.writer.thread) + " wrote it with no async_fence before the barrier";
@@ -73,7 +78,7 @@ void SharedMemory::end_product(size_t at, size_t bytes, const Access& now) {
 std::string SharedMemory::write(size_t at, const void* from, size_t bytes, const Access& now) {
   for (size_t i = at; i < at + bytes; ++i) {
     Byte& b = bytes_[i];
-    if (std::string problem = conflict(b, now, true); !problem.empty()) return problem;
+    if (const Problem problem = conflict(b, now, true); problem.what) return problem.text();
     b.writer = now;
     b.mbarrier = -1;
     b.atomic = false;
@@ -87,7 +92,7 @@ std::string SharedMemory::atomic(size_t at, size_t bytes, const Access& now) {
     Byte& b = bytes_[i];
     if (!b.written()) return "nobody wrote it";
     if (!b.atomic || b.copied_by >= 0)
-      if (std::string problem = conflict(b, now, true); !problem.empty()) return problem;
+      if (const Problem problem = conflict(b, now, true); problem.what) return problem.text();
     b.writer = now;
     b.mbarrier = -1;
     b.atomic = true;
@@ -97,7 +102,7 @@ std::string SharedMemory::atomic(size_t at, size_t bytes, const Access& now) {
 
 std::string SharedMemory::begin_copy(size_t at, size_t bytes, const Access& now) {
   for (size_t i = at; i < at + bytes; ++i)
-    if (std::string problem = conflict(bytes_[i], now, true); !problem.empty()) return problem;
+    if (const Problem problem = conflict(bytes_[i], now, true); problem.what) return problem.text();
   for (size_t i = at; i < at + bytes; ++i) bytes_[i].copied_by = now.thread;
   return "";
 }
@@ -114,7 +119,7 @@ void SharedMemory::land_copy(size_t at, const void* from, size_t bytes, size_t z
 
 std::string SharedMemory::begin_bulk(size_t at, size_t bytes, const Access& now, const std::vector<uint32_t>& fenced) {
   for (size_t i = at; i < at + bytes; ++i) {
-    if (std::string problem = conflict(bytes_[i], now, true); !problem.empty()) return problem;
+    if (const Problem problem = conflict(bytes_[i], now, true); problem.what) return problem.text();
     if (!fences(bytes_[i], now, fenced)) return "thread " + std::to_string(bytes_[i].writer.thread) + " wrote it with no async_fence before the barrier";
   }
   for (size_t i = at; i < at + bytes; ++i) bytes_[i].copied_by = now.thread;

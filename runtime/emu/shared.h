@@ -51,7 +51,12 @@ class SharedMemory {
     bool written() const { return writer.thread >= 0 || mbarrier >= 0; }
   };
   static bool fences(const Byte& b, const Access& now, const std::vector<uint32_t>& fenced);
-  std::string conflict(const Byte& b, const Access& now, bool writes) const;
+  struct Problem {
+    const char* what = nullptr;   ///< nullptr: none. % stands for the thread
+    int thread = -1;
+    std::string text() const;
+  };
+  static Problem conflict(const Byte& b, const Access& now, bool writes);
 
   std::vector<uint8_t> data_;
   std::vector<Byte> bytes_;

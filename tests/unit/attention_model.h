@@ -74,13 +74,15 @@ class Model {
     return out ? out->front().f : std::vector<float>();
   }
 
-  std::shared_ptr<rt::Executable> compile(rt::Isa isa, const std::string& bits, bool ring = true) {
+  std::shared_ptr<rt::Executable> compile(rt::Isa isa, const std::string& bits, bool ring = true) { return compile(codegen::GenerateOptions{isa}, bits, ring); }
+
+  std::shared_ptr<rt::Executable> compile(const codegen::GenerateOptions& options, const std::string& bits, bool ring = true) {
     auto m = module(bits);
-    auto pipeline = passes::parse_pipeline(codegen::default_pipeline("cpu", isa));
+    auto pipeline = passes::parse_pipeline(codegen::default_pipeline(options.target, options.isa));
     if (!ring) std::erase_if(*pipeline, [](const passes::PipelineStep& s) { return std::string_view(s.pass->name) == "bound-kv-caches"; });
     const Status ran = passes::Manager().run(*m, *pipeline);
     EXPECT_TRUE(ran) << ran.message();
-    auto program = codegen::generate(*m, {isa});
+    auto program = codegen::generate(*m, options);
     EXPECT_TRUE(program) << program.message();
     if (!program) return nullptr;
     rt::LoadOptions load;
@@ -174,11 +176,10 @@ inline std::vector<float> feed(rt::Session& s, std::span<const int32_t> ids, siz
 }
 
 /// One id at a time, the logits that scoring them had.
-inline void expect_steps_to_say(const std::shared_ptr<rt::Executable>& exe, std::span<const int32_t> ids, const std::vector<float>& scored) {
-  auto s = session(exe, 1);
+inline void expect_steps_to_say(rt::Session& s, std::span<const int32_t> ids, std::span<const float> scored) {
   for (size_t i = 0; i < ids.size(); ++i) {
-    ASSERT_TRUE(s->step(ids[i]));
-    const auto row = s->logits();
+    ASSERT_TRUE(s.step(ids[i]));
+    const auto row = s.logits();
     ASSERT_TRUE(std::equal(row->begin(), row->end(), scored.begin() + long(i * kVocab))) << "position " << i;
   }
 }

@@ -24,6 +24,7 @@ constexpr int64_t kBlocks = 132;                 // per row tile: multiprocessor
 constexpr int64_t kMostSplits = 32;              // what one warp merges
 constexpr int64_t kSharedBytes = 99 << 10;       // for tiles under way, of smaller GPUs; but two tiles at least
 constexpr double kNothing = -1e30;               // the largest score before there is one
+constexpr int64_t kPagesAhead = 128;             // head size up to which registers hold a page's words beside the sums
 constexpr int kMergeAtOnce = 4;                  // partial results that are loaded together
 
 class FlashDecode : GpuAttention {
@@ -55,7 +56,8 @@ class FlashDecode : GpuAttention {
     const Ex end = b_.let(((causal_ ? last : total_) + Ex(kTileKeys - 1)) / kTileKeys);  // in tiles
     const Ex used = b_.let(min(Ex(splits_), (end + Ex(kTogether - 1)) / kTogether));
     b_.if_(split < used, [&] {
-      walk(split, end, slot);
+      set_kv_head(slot / (heads_ / kv_heads_ / group_));
+      walk(split, end);
       b_.barrier();  // the tiles' memory is used for sums now
       store_sums();
       b_.barrier();
@@ -98,36 +100,97 @@ class FlashDecode : GpuAttention {
   }
 
   /// Online softmax over this warp's keys of the tiles split, split + splits, ...
-  void walk(Ex split, Ex end, Ex slot) {
-    const int64_t step = tile_elements(kStepKeys), stage = kWarps * step;
-    const Ex mine = b_.let(warp_ * step), plane = b_.let(slot / (heads_ / kv_heads_ / group_) * r_.kv_room(cache_type()) * d_ + warp_ * (kStepKeys * d_));
+  void walk(Ex split, Ex end) {
     const int64_t round = kTogether * splits_;   // tiles, of which this block has kTogether
     const auto tiles_before = [&](Ex tile) {     // of this block
       return b_.let(tile / round * kTogether + min(max(tile % round - split * kTogether, Ex(0)), Ex(kTogether)));
     };
-    const Ex first = window_ > 0 ? tiles_before(b_.let(max(past_ + t0_ - Ex(window_ - 1), Ex(0)) / kTileKeys)) : constant({Elem::I32, 1}, 0), count = tiles_before(end);
-    const auto tile_of = [&](Ex n) { return b_.let((n / kTogether * splits_ + split) * kTogether + n % kTogether); };
-    auto copy = [&](Ex n, Ex to) {
-      b_.if_(n < count, [&] { copy_tile(shared_, b_.let(mine + to), b_.let(plane + Region::kv_slot(cache_type(), tile_of(n) * kTileKeys) * d_), kStepKeys, lane_, 32); });
-      b_.async_commit();
-    };
-    for (int64_t s = 0; s + 1 < stages_; ++s) copy(b_.let(first + Ex(s)), Ex(s * stage));
+    tile_of_ = [=, this](Ex n) { return b_.let((n / kTogether * splits_ + split) * kTogether + n % kTogether); };
+    const Ex first = window_ > 0 ? tiles_before(b_.let(max(past_ + t0_ - Ex(window_ - 1), Ex(0)) / kTileKeys)) : constant({Elem::I32, 1}, 0);
+    mine_ = b_.let(warp_ * tile_elements(kStepKeys));
+    if (!compressed()) return tiles(first, tiles_before(end), Part::All);
+    begin_rows();
+    demoted_ = demoted_pages(past_ + token(lane_ / 4));
+    pages(first, tiles_before(demoted_pages(min(past_ + t0_ + Ex(tile_tokens_), total_) - Ex(1))));
+    tiles(b_.let(max(first, tiles_before(demoted_pages(past_ + t0_)))), tiles_before(end), Part::Exact);
+  }
 
-    const std::vector<Ex> queries = load_queries();
-    const Ex last = b_.let(last_key(past_ + token(lane_ / 4)) - warp_ * kStepKeys - column_), keys_lane = b_.let(mine + halves_lane()), values_lane = b_.let(mine + this->values_lane() + Ex(kStepKeys * d_));
+  void begin_rows() {
+    queries_ = load_queries();
+    last_ = b_.let(last_key(past_ + token(lane_ / 4)) - warp_ * kStepKeys - column_);
+    keys_lane_ = b_.let(mine_ + halves_lane());
+    values_lane_ = b_.let(mine_ + this->values_lane() + Ex(kStepKeys * d_));
     top_ = b_.var(Ex(kNothing));
     sum_ = b_.var(Ex(0.0));
     for (int64_t n = 0; n < d_; n += 8) out_.push_back(b_.var(constant({Elem::F32, 4}, 0)));
+  }
+
+  /// The weights of a tile whose keys are there.
+  Ex weigh(Ex n, Ex from, Part part) {
+    const Ex tile = tile_of_(n), distance = b_.let(last_ - tile * kTileKeys);
+    return softmax(scores(queries_, keys_lane_ + from), seen(distance, part, tile, demoted_));
+  }
+
+  /// Tiles first to count of this block, from where they were appended.
+  void tiles(Ex first, Ex count, Part part) {
+    const int64_t stage = kWarps * tile_elements(kStepKeys);
+    auto copy = [&](Ex n, Ex to) {
+      b_.if_(n < count, [&] { copy_tile(shared_, b_.let(mine_ + to), b_.let(tile_of_(n) * kTileKeys + warp_ * kStepKeys), kStepKeys, lane_, 32); });
+      b_.async_commit();
+    };
+    for (int64_t s = 0; s + 1 < stages_; ++s) copy(b_.let(first + Ex(s)), Ex(s * stage));
+    if (out_.empty()) begin_rows();
     const Ex from = b_.var(constant({Elem::I32, 1}, 0)), to = b_.var(constant({Elem::I32, 1}, double((stages_ - 1) * stage)));
     auto advance = [&](Ex at) { b_.assign(at, select(at == Ex((stages_ - 1) * stage), constant({Elem::I32, 1}, 0), at + Ex(stage))); };
     b_.for_(first, count, 1, [&](Ex n) {
       b_.async_wait(int(stages_ - 2));
       b_.warp_sync();
       copy(b_.let(n + Ex(stages_ - 1)), to);
-      const Ex distance = b_.let(last - tile_of(n) * kTileKeys);
-      add_values(values_lane + from, softmax(scores(queries, keys_lane + from), distance));
+      add_values(values_lane_ + from, weigh(n, from, part));
       advance(from);
       advance(to);
+    });
+  }
+
+  /// The same of demoted pages. Where registers suffice, words of values are under way while keys are multiplied, and the next
+  /// page's of keys while values are.
+  void pages(Ex first, Ex count) {
+    const PageTile tile(b_, *stores_, kv_head_, tile_shape(kStepKeys), lane_, 32);
+    const auto place = [&](Ex n) { return tile.place(tile_of_(n), warp_); };
+    const auto begin = [&](const PageTile::Loaded& loads) {
+      PageTile::Loaded words;
+      for (const Ex& load : loads) words.push_back(b_.var(load));
+      return words;
+    };
+    const auto exact_sinks = [&](Ex n, bool keys) {
+      b_.if_(tile_of_(n) + warp_ == Ex(0), [&] {
+        b_.warp_sync();
+        tile.copy_sinks(shared_, mine_, keys);
+      });
+      b_.warp_sync();
+    };
+    const bool ahead = d_ <= kPagesAhead;
+    b_.if_(first < count, [&] {
+      const PageTile::Loaded keys = ahead ? begin(tile.load_keys(place(first))) : PageTile::Loaded();
+      b_.for_(first, count, 1, [&](Ex n) {
+        const PageTile::Place here = place(n);
+        b_.warp_sync();   // the tile before has been multiplied
+        if (ahead) tile.store_keys(shared_, mine_, keys);
+        else tile.copy_keys(shared_, mine_, here);
+        const PageTile::Loaded values = ahead ? begin(tile.load_values(here)) : PageTile::Loaded();
+        exact_sinks(n, true);
+        const Ex weights = weigh(n, Ex(0), Part::Demoted);
+        if (ahead) {
+          tile.store_values(shared_, mine_, here, values);
+          const PageTile::Loaded next = tile.load_keys(place(b_.let(min(n + Ex(1), count - Ex(1)))));
+          for (size_t i = 0; i < next.size(); ++i) b_.assign(keys[i], next[i]);
+        } else {
+          tile.copy_values(shared_, mine_, here);
+        }
+        exact_sinks(n, false);
+        add_values(values_lane_, weights);
+      });
+      b_.warp_sync();
     });
   }
 
@@ -269,7 +332,8 @@ class FlashDecode : GpuAttention {
   }
 
   /// Stores the region's results of a row: `values` of this warp's lanes over the sum of weights.
-  void finish_row(Ex row, const std::vector<Ex>& values, Ex sum) {
+  void finish_row(Ex row, std::vector<Ex> values, Ex sum) {
+    if (rotated_) rotate_lanes(values);
     const Ex t = b_.let(token(row)), head = b_.let(head0_ + row % group_);
     const Ex inverse = b_.let(constant({Elem::F32, 1}, 1.0) / sum);
     b_.if_(t < tokens_, [&] {
@@ -292,6 +356,10 @@ class FlashDecode : GpuAttention {
   int64_t splits_ = 1, stages_ = 2;
   Buffer shared_, partial_, counters_;
   Ex t0_, head0_, column_;                           ///< first token and head; the first of this lane's columns of an accumulator
+  std::function<Ex(Ex)> tile_of_;                    ///< the n-th tile of this block
+  std::vector<Ex> queries_;                          ///< operands
+  Ex mine_, keys_lane_, values_lane_;                ///< where the warp's memory begins; elements of the lane's rows of matrices there
+  Ex last_, demoted_;                                ///< of the lane's row: its last key less what the lane's columns are from a tile's first; pages it reads demoted
   Ex top_, sum_;                                     ///< of the lane's row: largest score, sum of weights in the lane
   std::vector<Ex> out_;                              ///< weighted values, accumulators of 8 dimensions
 };

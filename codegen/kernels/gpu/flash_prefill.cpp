@@ -45,13 +45,15 @@ class FlashPrefill : GpuAttention {
 
  private:
   void walk() {
-    const Ex plane = b_.let(head_ / (heads_ / kv_heads_) * r_.kv_room(cache_type()) * d_);
+    set_kv_head(head_ / (heads_ / kv_heads_));
     const Ex end = b_.let(causal_ ? min(past_ + t0_ + Ex(rows_), total_) : total_);
     const Ex begin = window_ > 0 ? b_.let(max(past_ + t0_ - Ex(window_ - 1), Ex(0)) / tile_k_ * tile_k_) : constant({Elem::I32, 1}, 0);
-    const int64_t stage = tile_elements(tile_k_);
-    auto copy = [&](Ex to, Ex key0) { copy_tile(tiles_, to, b_.let(plane + Region::kv_slot(cache_type(), key0) * d_), tile_k_, b_.thread(), kThreads); };
-    copy(constant({Elem::I32, 1}, 0), begin);
-    b_.async_commit();
+    const Copy copy = [&](Ex to, Ex key0) { copy_tile(tiles_, to, key0, tile_k_, b_.thread(), kThreads); };
+    const Ex start = constant({Elem::I32, 1}, 0);
+    if (!compressed()) {
+      copy(start, begin);
+      b_.async_commit();
+    }
     store_queries();
     b_.barrier();
 
@@ -64,23 +66,53 @@ class FlashPrefill : GpuAttention {
     for (int64_t i = 0; i < 2 * blocks_; ++i) top_.push_back(b_.var(Ex(kNothing)));
     for (int64_t i = 0; i < blocks_ * (d_ / 8 + 1); ++i) out_.push_back(b_.var(constant({Elem::F32, 4}, 0)));
 
+    if (!compressed()) return tiles(begin, end, Part::All, copy);
+    const Ex last = b_.let(min(past_ + t0_ + Ex(rows_), total_) - Ex(1)), demoted = b_.let(demoted_pages(last) * rt::kKvPage);
+    const Copy widen = [&](Ex to, Ex key0) { store_page(to, key0); };
+    b_.if_(begin < demoted, [&] {
+      widen(start, begin);
+      tiles(begin, demoted, Part::Demoted, widen);
+      b_.barrier();
+    });
+    const Ex exact = b_.let(max(begin, demoted_pages(past_ + t0_) * rt::kKvPage));
+    copy(start, exact);
+    b_.async_commit();
+    tiles(exact, end, Part::Exact, copy);
+  }
+
+  using Copy = std::function<void(Ex to, Ex key0)>;
+
+  /// Tiles of keys [begin, end), the first of which was copied to the beginning.
+  void tiles(Ex begin, Ex end, Part part, const Copy& copy) {
     const Ex from = b_.var(constant({Elem::I32, 1}, 0));
     b_.for_(begin, end, tile_k_, [&](Ex key0) {
       b_.async_wait(0);
       b_.barrier();
-      const Ex next = b_.let(key0 + Ex(tile_k_)), other = b_.let(Ex(stage) - from);
+      const Ex next = b_.let(key0 + Ex(tile_k_)), other = b_.let(Ex(tile_elements(tile_k_)) - from);
       b_.if_(next < end, [&] { copy(other, next); });
       b_.async_commit();
       auto compute = [&](Ex key) {
         const Ex i = b_.let(key - key0);
         std::vector<Ex> s = scores(b_.let(from + keys_lane_ + i * d_));
-        mask(s, key);
+        mask(s, key, part);
         softmax(s);
         add_values(s, b_.let(from + values_lane_ + i * value_stride()));
       };
       if (span_ == tile_k_) compute(key0);
       else b_.for_(key0, b_.let(min(next, end)), span_, compute);
       b_.assign(from, other);
+    });
+  }
+
+  /// A tile of demoted keys.
+  void store_page(Ex to, Ex key0) {
+    const PageTile tile(b_, *stores_, kv_head_, tile_shape(tile_k_), b_.thread(), kThreads);
+    const PageTile::Place place = tile.place(b_.let(key0 / rt::kKvPage), b_.let(key0 / rt::kKvGroup % (rt::kKvPage / rt::kKvGroup)));
+    tile.copy_keys(tiles_, to, place);
+    tile.copy_values(tiles_, to, place);
+    b_.if_(key0 == Ex(0), [&] {
+      b_.barrier();
+      for (const bool keys : {true, false}) tile.copy_sinks(tiles_, to, keys);
     });
   }
 
@@ -124,22 +156,31 @@ class FlashPrefill : GpuAttention {
   }
 
   /// Caps scores and hides keys, where there are any to hide for this warp.
-  void mask(std::vector<Ex> s, Ex key0) {
-    auto change = [&](const std::function<Ex(Ex score, int64_t distance)>& f) {
+  void mask(std::vector<Ex> s, Ex key0, Part part) {
+    auto change = [&](const std::function<Ex(Ex score, int64_t m, int half, int64_t column)>& f) {
       for (int64_t m = 0; m < blocks_; ++m)
         for (int64_t n = 0; n < span_ / 8; ++n) {
           std::vector<Ex> changed;
-          for (int i = 0; i < 4; ++i) changed.push_back(f(lane(at(s, m, n), i), (causal_ ? 16 * m + i / 2 * 8 : 0) - 8 * n - i % 2));
+          for (int i = 0; i < 4; ++i) changed.push_back(f(lane(at(s, m, n), i), m, i / 2, 8 * n + i % 2));
           b_.assign(at(s, m, n), pack(changed));
         }
     };
-    if (cap_ > 0) change([&](Ex score, int64_t) { return b_.let(capped(score)); });
-    const Ex first = b_.let(past_ + token(row0_));
+    if (cap_ > 0) change([&](Ex score, int64_t, int, int64_t) { return b_.let(capped(score)); });
+    const Ex first = b_.let(past_ + token(row0_)), page = b_.let(key0 / rt::kKvPage);
     Ex hides = last_key(first) < key0 + Ex(span_ - 1);
     if (window_ > 0) hides = hides | (key0 + Ex(window_) <= first + Ex(16 * blocks_ - 1));
+    // Of the warp's rows the first reads the fewest pages demoted.
+    if (part == Part::Demoted) hides = hides | (demoted_pages(first) <= page);
+    if (part == Part::Exact) hides = hides | (page < demoted_pages(first + Ex(16 * blocks_ - 1)));
     b_.if_(hides, [&] {
       const Ex distance = b_.let(last_key(past_ + token(row(0, 0))) - key0 - column_);
-      change([&](Ex score, int64_t more) { return masked(score, distance + Ex(more)); });
+      std::vector<Ex> rows;
+      for (int64_t m = 0; m < blocks_; ++m)
+        for (int half = 0; half < 2; ++half) {
+          const Ex of_row = causal_ ? distance + Ex(16 * m + 8 * half) : distance;
+          rows.push_back(part == Part::All ? of_row : seen(of_row, part, page, demoted_pages(past_ + token(row(m, half)))));
+        }
+      change([&](Ex score, int64_t m, int half, int64_t column) { return masked(score, rows[size_t(2 * m + half)] - Ex(column)); });
     });
   }
 
@@ -198,8 +239,21 @@ class FlashPrefill : GpuAttention {
     }
   }
 
+  void rotate_sums() {
+    for (int64_t m = 0; m < blocks_; ++m) {
+      std::vector<Ex> halves[2];
+      for (int half = 0; half < 2; ++half) {
+        for (int64_t n = 0; n < d_ / 8; ++n)
+          for (int i = 0; i < 2; ++i) halves[half].push_back(b_.let(lane(at(out_, m, n), 2 * half + i)));
+        rotate_columns(halves[half]);
+      }
+      for (size_t n = 0; n < size_t(d_ / 8); ++n) b_.assign(at(out_, m, int64_t(n)), pack({halves[0][2 * n], halves[0][2 * n + 1], halves[1][2 * n], halves[1][2 * n + 1]}));
+    }
+  }
+
   void finish_rows() {
     const int64_t width = heads_ * d_;
+    if (rotated_) rotate_sums();
     for (int64_t m = 0; m < blocks_; ++m)
       for (int half = 0; half < 2; ++half) {
         const Ex t = b_.let(token(row(m, half))), inside = b_.let(t < tokens_);

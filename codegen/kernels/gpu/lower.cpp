@@ -40,6 +40,7 @@ Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::strin
         return inner.operand(0)->type.dtype == DType::BF16 ? lower_gpu_gemm(op, name, dims, target) : lower_gpu_gemv(op, name, dims);
       case Op::FlashAttention:
         return inner.attr<int64_t>("most_tokens") > kFewTokens ? lower_gpu_flash_prefill(op, name, dims) : lower_gpu_flash_decode(op, name, dims);
+      case Op::KvDemote: return lower_demote(op, name, dims, kDecodeThreads);
       case Op::KvAppend: case Op::Rope: return lower_append(op, name, dims, kDecodeThreads);
       default: break;
     }

@@ -1,0 +1,69 @@
+// Compressed KV caches on GPUs: a layer of attention over contexts that demote pages, against the evaluator, in any pieces.
+#include "codegen/cuda/nvrtc.h"
+#include "gpu_kernel_fixture.h"
+#include "tests/unit/attention_model.h"
+
+namespace prism {
+namespace {
+
+constexpr size_t kTokens = 262;   ///< two pages are demoted
+
+class GpuCompressed : public testing::TestWithParam<Shape> {};
+
+/// For the device that PRISM_GPU_TARGET names; the kernels' text into `text`.
+std::shared_ptr<rt::Executable> compile(Model& model, const std::string& bits, std::string* text = nullptr) {
+  codegen::GenerateOptions options;
+  options.target = GpuKernelFixture::target();
+  if (options.target == "cuda") {
+    const auto device = rt::gpu::open_cuda();
+    EXPECT_TRUE(device) << device.message();
+    if (!device) return nullptr;
+    options.archs = {(*device)->info().arch};
+  }
+  if (text) options.dump = [text](const std::string& name, const std::string& dumped) { if (name == "kernels.cu") *text = dumped; };
+  return model.compile(options, bits);
+}
+
+TEST_P(GpuCompressed, AgreesWithTheEvaluatorInAnyPieces) {
+  const Shape& shape = GetParam();
+  Model model(shape);
+  const std::vector<float> want = model.evaluate(shape.bits, kTokens, kTokens);
+  const double loss = nmse(want, model.evaluate("", kTokens, kTokens));
+  std::string text;
+  auto exe = compile(model, shape.bits, &text);
+  ASSERT_TRUE(exe);
+  const std::span<const int32_t> ids = std::span<const int32_t>(model.ids()).first(kTokens);
+
+  const std::vector<float> scored = score(*session(exe), ids);
+  ASSERT_EQ(scored.size(), want.size());
+  EXPECT_GT(loss, shape.bits == "k8v8" ? 1e-6 : 1e-4);
+  // Codes that lie between two levels may fall to either; what pages become is rounded to f16.
+  EXPECT_LT(nmse(scored, want), 0.02 * loss + 1e-7) << "of a loss of " << loss;
+  auto s = session(exe);
+  for (const size_t begin : {size_t(188), kTokens - 8}) {   // around the first page's demotion, and the end
+    s->rewind(0);
+    score(*s, ids.first(begin));
+    expect_steps_to_say(*s, ids.subspan(begin, 8), std::span(scored).subspan(begin * kVocab));
+  }
+
+  const std::vector<float> fed = feed(*session(exe), ids, kTokens / 2), at_once = feed(*session(exe), ids, kTokens);
+  std::vector<float> rows;
+  for (size_t end = kTokens / 2; end <= kTokens; end += kTokens / 2) rows.insert(rows.end(), want.begin() + long((end - 1) * kVocab), want.begin() + long(end * kVocab));
+  EXPECT_LT(nmse(fed, rows), 0.3 * loss + 1e-5) << "of a loss of " << loss;
+  EXPECT_TRUE(std::equal(at_once.begin(), at_once.end(), fed.end() - kVocab));
+  for (const char* arch : {"sm_80", "sm_90a"}) {
+    const auto cubin = codegen::compile_cuda(text, arch);
+    ASSERT_TRUE(cubin) << cubin.message();
+    // Sums and queries of 256 channels leave few registers; the persistent kernel is all of a step's.
+    for (const auto& k : cubin->kernels)
+      if (k.name != "persistent") {
+        EXPECT_LE(k.spill_bytes, shape.size > 128 ? 128 : 16) << k.name << " on " << arch;
+      }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GpuCompressed, testing::Values(Shape{3, 1, 64, "k4v3"}, Shape{4, 1, 128, "k6v5"}, Shape{6, 2, 32, "k8v8"}, Shape{2, 2, 96, "k5v2"}, Shape{2, 1, 256, "k3v3"}, Shape{4, 2, 64, "k4v4", 200, 64}),
+                         [](const auto& info) { return name_of(info.param); });
+
+}  // namespace
+}  // namespace prism
