@@ -26,7 +26,7 @@ struct KvStats {
   int64_t positions = 0, capacity = 0;
   int64_t demoted = 0;       ///< positions that a compressed cache has in few bits
   int64_t evicted = 0;       ///< positions that layers with a window no longer have, added up over them
-  double compressing_seconds = 0;   ///< that threads, added up, have spent since the session began on demoting, and bringing what stays exact to its place
+  double compressing_seconds = 0;   ///< CPUs: that threads, added up, have spent since the session began on demoting, and bringing what stays exact to its place
   uint64_t bytes_used = 0, bytes_allocated = 0;
   uint64_t bytes_exact = 0;  ///< of bytes_used, what holds positions as they were appended, all metadata beside
   uint64_t bytes_f16 = 0, bytes_f32 = 0;   ///< what the positions in use would take in these types

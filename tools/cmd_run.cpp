@@ -116,7 +116,7 @@ Status run(RunOptions o) {
             double(ids.size()) / (1e-3 * first_token_ms), since_start_ms, made.size(), rate, stop.c_str(), kv.dtype.c_str(),
             (long long)kv.positions, (long long)kv.capacity, (long long)kv.demoted, evicted.c_str(), double(kv.bytes_used) / 1048576, double(kv.bytes_allocated) / 1048576,
             double(kv.bytes_f16) / 1048576, double(kv.bytes_f32) / 1048576);
-    if (kv.demoted) fprintf(stderr, "              demoting took %.1f ms of all threads\n", 1e3 * kv.compressing_seconds);
+    if (kv.compressing_seconds > 0) fprintf(stderr, "              demoting took %.1f ms of all threads\n", 1e3 * kv.compressing_seconds);
   }
   if (o.profile.empty()) return ok();
   fflush(stdout);

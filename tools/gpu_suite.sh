@@ -66,7 +66,7 @@ step() {
 # In many processes at once: most of the time goes to compiling.
 stage_kernels() {
   rm -f "$out"/kernels-*
-  local suites='GpuRows.*:GpuGemv.*:GpuGemm.*:GpuFlash.*:GpuAttention.*:GpuVision.*:GpuSample.*' processes=$threads i
+  local suites='GpuRows.*:GpuGemv.*:GpuGemm.*:GpuFlash.*:GpuAttention.*:GpuVision.*:GpuSample.*:*GpuCompressed*' processes=$threads i
   [[ -z $quick ]] || suites='GpuRows.*' processes=1
   ((processes <= 12)) || processes=12
   # Left out: what changes kernels to see tests fail, which is of the emulated device, and what compiles for the CPU.
@@ -89,6 +89,15 @@ stage_tokens() {
   done
 }
 
+# deep_steps NAME MODEL: decoding far into a context, with each kind of cache.
+deep_steps() {
+  local kv depths=4096,32768
+  [[ -z $quick ]] || depths=300
+  for kv in f16 k8v8 k4v3; do
+    step "speed-$1-deep-$kv" 90 "${prism[@]}" bench "$2" --target "$target" -t "$threads" --json -r 3 -p 0 -n 32 -d "$depths" --kv "$kv"
+  done
+}
+
 # speed_steps NAME MODEL: two steps, because a model is made anew for each.
 speed_steps() {
   local common=("${prism[@]}" bench "$2" --target "$target" -t "$threads" --json)
@@ -104,11 +113,13 @@ stage_speed() {
   step speed-bandwidth 60 python3 "$here/gpu_hf.py" --only bandwidth --out "$out/speed-bandwidth.result"
   if [[ -n $quick ]]; then
     speed_steps tiny-q4_k synth:tiny-llama:q4_k
+    deep_steps tiny-q4_k synth:tiny-llama:q4_k
     return
   fi
   speed_steps 1b-bf16 synth:llama-3.2-1b:bf16
   local type
   for type in q4_k bf16 q8_0; do speed_steps "8b-$type" "synth:llama-3.1-8b:$type"; done
+  deep_steps 8b-q4_k synth:llama-3.1-8b:q4_k
 }
 
 # profile_step NAME FIRST COUNT MODEL ARGUMENTS...: COUNT launches after the first FIRST.

@@ -65,5 +65,34 @@ TEST_P(GpuCompressed, AgreesWithTheEvaluatorInAnyPieces) {
 INSTANTIATE_TEST_SUITE_P(Shapes, GpuCompressed, testing::Values(Shape{3, 1, 64, "k4v3"}, Shape{4, 1, 128, "k6v5"}, Shape{6, 2, 32, "k8v8"}, Shape{2, 2, 96, "k5v2"}, Shape{2, 1, 256, "k3v3"}, Shape{4, 2, 64, "k4v4", 200, 64}),
                          [](const auto& info) { return name_of(info.param); });
 
+/// Prompts, generation and drafts that are taken back, in one session and in another that was only given what remains; steps by the persistent kernel.
+TEST(GpuCompressedCache, HistoriesLeaveNoTrace) {
+  Model model({6, 2, 32, ""});
+  auto exe = compile(model, "k4v3");
+  ASSERT_TRUE(exe);
+  const std::span<const int32_t> ids = model.ids();
+  const auto fresh = rt::Session::create(exe, {.context = 512, .persistent = true});
+  ASSERT_TRUE(fresh) << fresh.message();
+  auto used = session(exe);
+  const std::vector<int32_t> other(40, 7);
+  feed(*used, other, 40);
+  ASSERT_EQ(used->rewind(0), 0);
+  for (rt::Session* s : {used.get(), fresh->get()}) {
+    feed(*s, ids.first(150), 150);
+    score(*s, ids.subspan(150, 39));
+  }
+  score(*used, std::span(other).first(16));   // demotes a page, and is taken back
+  ASSERT_EQ(used->rewind(189), 189);
+  for (rt::Session* s : {used.get(), fresh->get()}) feed(*s, ids.subspan(189, 70), 70);
+  feed(*used, std::span(other).first(9), 9);
+  ASSERT_EQ(used->rewind(259), 259);
+  for (int32_t id : ids.subspan(259, 4))
+    for (rt::Session* s : {used.get(), fresh->get()}) ASSERT_TRUE(s->step(id));
+  const auto got = *used->logits(), want = *(*fresh)->logits();
+  EXPECT_TRUE(std::ranges::equal(got, want));
+  EXPECT_EQ(used->kv_stats().demoted, 128);
+  EXPECT_EQ(used->kv_stats().bytes_used, (*fresh)->kv_stats().bytes_used);
+}
+
 }  // namespace
 }  // namespace prism
