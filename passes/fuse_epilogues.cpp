@@ -196,6 +196,7 @@ class Fuser {
     const Type& type = op.result()->type;
     if (op.op == Op::Embedding || op.op == Op::Tail || has_trait(op.op, RowReduce) || is_narrowing(op)) return true;
     if (op.op == Op::Reshape) return rows_of(op.operand(0)->type) == rows_of(type);
+    if (op.op == Op::Quantize || op.op == Op::Dequantize) return !info(type.dtype).quantized && !info(op.operand(0)->type.dtype).quantized;
     return has_trait(op.op, Elementwise) &&
            llvm::all_of(op.operands(), [&](const Value* v) { return v->type.shape == type.shape || is_row_vector(v); });
   }

@@ -5,9 +5,14 @@
 // Both are rotated first, which changes no product: a channel that stands out of its block would take all of the block's bits, and is
 // spread over up to 512 (QuaRot, Ashkboos et al. 2024). f16 and bf16: both rounded to them.
 //
+// Inputs of int8 may have one scale for all instead, known before they are, from the ranges that calibration saw (Linear's x_min, x_max):
+// affine, scale = (max - min) / 255 and zero_point = round(-min / scale), or symmetric, scale = max / 127. They are not rotated.
+//
 // Protected is what loses most for what it saves: the first and the last layers (a layer: weights whose names are equal up to their first
 // number), what makes attention's values, and what `keep` and `only` say by names. Which layers a model should keep is measured by
 // prism quality --each-layer.
+
+#include <cmath>
 
 #include "llvm/ADT/DenseMap.h"
 #include "llvm/ADT/StringExtras.h"
@@ -24,13 +29,14 @@ namespace {
 class Inserter {
  public:
   explicit Inserter(const Options& o)
-      : type_(o.get("type", "int8")), scales_(o.get("scales", "block")), rotate_(o.get("rotate", "yes") == "yes"),
+      : type_(o.get("type", "int8")), scales_(o.get("scales", "block")), inputs_are_(o.get("inputs", "block")), rotate_(o.get("rotate", inputs_are_ == "block" ? "yes" : "no") == "yes"),
         protect_(parts(o.get("protect", "first+last+values"), '+')), keep_(parts(o.get("keep", ""), '/')), only_(parts(o.get("only", ""), '/')) {}
 
   Status run(Module& m) {
     for (const std::string& word : protect_)
       if (word != "none" && word != "first" && word != "last" && word != "values")
         return error("option protect: found '", word, "', expected none, or of first, last and values some, as in first+last");
+    if (inputs_are_ != "block" && (rotate_ || type_ != "int8")) return error("option inputs=", inputs_are_, ": found ", rotate_ ? "rotate=yes" : "type=" + type_, ", expected int8 that is not rotated: ranges are those of inputs as they are");
     for (const auto& g : m.graphs) PRISM_CHECK(graph(*g));
     for (const auto& [key, texts] : {std::pair{"keep", &keep_}, {"only", &only_}})
       for (const std::string& text : *texts)
@@ -55,6 +61,8 @@ class Inserter {
     inputs_.clear();
     for (Operation* op : linears)
       if (named(*op) && !protected_layers.contains(layer_of(op->operand(1)->name)) && !(protects("values") && makes_values(*op))) PRISM_CHECK(type_ == "int8" ? int8(*op) : half(*op));
+    for (Operation& op : g.ops)   // of no use to later passes, which merge equal linears
+      if (op.op == Op::Linear) op.attrs.erase("x_min"), op.attrs.erase("x_max");
     return ok();
   }
 
@@ -111,7 +119,10 @@ class Inserter {
       return b.Dequantize({b.Quantize({v}, std::move(attrs), name + ".int8")}, {}, name + ".rounded");
     };
     Value*& x = inputs_[linear.operand(0)];
-    if (!x) x = round(linear.operand(0), {{"format", std::string("q8a")}});
+    if (!x && inputs_are_ == "block") x = round(linear.operand(0), {{"format", std::string("q8a")}});
+    if (!x) {
+      PRISM_TRY(x, static_input(b, linear));
+    }
     AttrMap format = {{"format", std::string("q8_0")}};
     if (scales_ != "block") format.emplace("scales", scales_);
     Value* w = round(linear.operand(1), std::move(format));
@@ -119,6 +130,19 @@ class Inserter {
     linear.set_operand(0, x);
     linear.set_operand(1, w);
     return ok();
+  }
+
+  /// Its input by the range that calibration saw.
+  Result<Value*> static_input(Builder& b, const Operation& linear) const {
+    const double seen_min = linear.attr<double>("x_min"), seen_max = linear.attr<double>("x_max");
+    if (!(seen_min < seen_max)) return error("option inputs=", inputs_are_, ": found no range of what @", linear.operand(1)->name, " reads, expected one from a calibration file (option ranges)");
+    const double least = std::min(seen_min, 0.0), most = std::max(seen_max, 0.0);   // 0 is a value
+    const bool affine = inputs_are_ == "affine";
+    const double scale = affine ? (most - least) / 255 : std::max(-least, most) / 127;
+    const int64_t zero = affine ? int64_t(std::nearbyint(-least / scale)) : 0;
+    const std::string name = linear.operand(0)->name;
+    Value* q = b.Quantize({linear.operand(0)}, {{"format", std::string(affine ? "u8" : "i8")}, {"scale", scale}, {"zero_point", zero}}, name + ".int8");
+    return b.Dequantize({q}, {{"scale", scale}, {"zero_point", zero}}, name + ".rounded");
   }
 
   Status half(Operation& linear) {
@@ -138,7 +162,7 @@ class Inserter {
     return ok();
   }
 
-  const std::string type_, scales_;
+  const std::string type_, scales_, inputs_are_;
   const bool rotate_;
   const Texts protect_, keep_, only_;
   llvm::StringSet<> found_;   // of the texts of keep_ and only_

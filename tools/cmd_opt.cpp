@@ -10,6 +10,7 @@
 #include "ir/verifier.h"
 #include "passes/pass.h"
 #include "tools/commands.h"
+#include "tools/quantize/ranges.h"
 
 namespace prism::tools {
 
@@ -52,6 +53,7 @@ Status run(const Options& o) {
   PRISM_TRY(auto module, ir::parse(text, o.file));
   if (auto status = ir::verify(*module); !status) return error(o.file, ": ", status.message());
   PRISM_TRY(auto pipeline, passes::parse_pipeline(o.passes));
+  PRISM_CHECK(quantize::annotate_ranges(*module, pipeline));
   passes::ManagerOptions m;
   m.print_after_all = o.print_after_all;
   m.verify_each = o.verify_each;

@@ -29,6 +29,7 @@
 #include "runtime/prx_format.h"
 #include "runtime/thread_pool.h"
 #include "tools/commands.h"
+#include "tools/quantize/ranges.h"
 
 namespace prism::tools {
 
@@ -79,6 +80,13 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   add(&o.kv.dtype, sizeof o.kv.dtype);
   const std::string plan = o.kv.plan();
   add(plan.data(), plan.size());
+  if (const auto steps = passes::parse_pipeline(o.pipeline))
+    for (const std::string& file : quantize::range_files(*steps)) {
+      struct stat ranges{};
+      stat(file.c_str(), &ranges);
+      const uint64_t version[] = {uint64_t(ranges.st_size), uint64_t(ranges.st_mtim.tv_sec), uint64_t(ranges.st_mtim.tv_nsec)};
+      add(version, sizeof version);
+    }
   add(f.bytes().data(), size_t(f.header_bytes()));
   if (!f.is_made())
     for (const gguf::TensorInfo& t : f.tensors()) add(f.data(t), size_t(std::min<uint64_t>(t.bytes, 256)));
@@ -249,6 +257,11 @@ KvChoice parse_kv(const std::string& kv) {
 Result<CompiledModel> compile_gguf(std::shared_ptr<gguf::File> file, const CompileOptions& o) {
   const std::jthread announcement = announce("compiling");
   PRISM_TRY(auto module, gguf::build_module(file, {.kv_dtype = o.kv.dtype, .weights = false}));
+  PRISM_TRY(const auto pipeline, pipeline_of(o));
+  PRISM_CHECK(quantize::annotate_ranges(*module, pipeline, [&](const quantize::Calibration& c, const std::string& path) -> Status {
+    PRISM_TRY(const auto reference, reference_to(*file));
+    return quantize::check_model(c, path, *file, reference);
+  }));
   PRISM_TRY(auto program, compile_module(*module, o));
   static constexpr std::string_view kKept[] = {"tokenizer.", "general."};
   program.metadata = gguf::extract_metadata(*file, kKept);

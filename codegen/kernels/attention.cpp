@@ -245,7 +245,7 @@ void CpuAttention::finish_row(Ex row, Ex sum) {
         const int64_t width = heads_ * d_;
         const Ex to = b_.let(t * (width / 32 * ir::info(DType::Q8A).bytes));
         b_.for_(0, d_ / 32, 1, [&](Ex k) {
-          store_q8a(b_, out, to, width, b_.let(head * (d_ / 32) + k), result_at(k * 32), result_at(k * 32 + kLanes));
+          store_q8a(b_, out, to, width, b_.let(head * (d_ / 32) + k), result_at(k * 32), result_at(k * 32 + kLanes), q8a_scale(result));
         });
       } else {
         const Ex column = b_.let(head * d_);

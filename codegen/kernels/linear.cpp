@@ -461,7 +461,7 @@ class Linear {
     const Ex row = b_.let(t * (columns / 32 * ir::info(DType::Q8A).bytes)), first = b_.let(b_.task() * int64_t(slots_of(q8a_) / 2));
     for (int slot = 0; slot < slots_of(q8a_); slot += 2)
       store_q8a(b_, r_.buffer(q8a_), row, columns, first + Ex(slot / 2), b_.load(quantized_, quantized_at(i, slot), kLanes),
-                b_.load(quantized_, quantized_at(i, slot + 1), kLanes));
+                b_.load(quantized_, quantized_at(i, slot + 1), kLanes), q8a_scale(q8a_));
   }
 
   Region r_;

@@ -86,6 +86,9 @@ class Region {
 std::optional<kir::Ex> elementwise(const ir::Operation& op, const std::vector<kir::Ex>& in);
 kir::Ex activation(const std::string& act, kir::Ex x);  ///< "silu", "relu", "gelu", "gelu_tanh", "gelu_quick"
 
+/// Of a value made by quantize {format=q8a}: see store_q8a.
+inline double q8a_scale(const ir::Value* v) { return v->def->attr<double>("scale"); }
+
 /// Index of an element in a layout of activations, row-major or tiles; `width`: columns of a row, heads side by side.
 kir::Ex element_index(ir::Layout layout, int64_t width, kir::Ex row, kir::Ex column);
 

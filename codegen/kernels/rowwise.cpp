@@ -46,7 +46,9 @@ class RowWise {
       case Op::RmsNorm: case Op::LayerNorm: return norm(o);
       case Op::Softmax: return softmax(o);
       case Op::Hadamard: return hadamard_of(o);
-      case Op::Quantize: return quantize(o);
+      case Op::Quantize:
+        if (ir::info(out->type.dtype).quantized) return quantize(o);
+        break;
       case Op::Glu: {
         PRISM_TRY(Row in, row_of(o.operand(0)));
         int64_t group = o.attr<int64_t>("group");
@@ -118,16 +120,17 @@ class RowWise {
   }
 
   Ex element(const Row& row, Ex i, int lanes) {
-    if (row.broadcast) return splat(cast(Elem::F32, b_.load(row.buffer, row.at)), lanes);
-    if (!b_.block_threads() || lanes == 1) return cast(Elem::F32, b_.load(row.buffer, row.at + i, lanes));
+    const auto wide = [](Ex v) { return cast(Elem::F32, is_floating(v.ty().elem) ? v : cast(Elem::I32, v)); };
+    if (row.broadcast) return splat(wide(b_.load(row.buffer, row.at)), lanes);
+    if (!b_.block_threads() || lanes == 1) return wide(b_.load(row.buffer, row.at + i, lanes));
     std::vector<Ex> values;  // GPUs have vectors for loads alone
     const Ex all = row.aligned ? b_.let(b_.load(row.buffer, row.at + i, lanes)) : Ex();
-    for (int l = 0; l < lanes; ++l) values.push_back(cast(Elem::F32, row.aligned ? lane(all, l) : b_.load(row.buffer, row.at + i + Ex(l))));
+    for (int l = 0; l < lanes; ++l) values.push_back(wide(row.aligned ? lane(all, l) : b_.load(row.buffer, row.at + i + Ex(l))));
     return b_.let(pack(values));
   }
 
   void put(const Row& dst, Ex i, Ex value) {
-    b_.store(dst.buffer, dst.tiles ? element_index(dst.tiles->layout, *dst.tiles->dim(-1).constant(), row_, i) : dst.at + i, cast(dst.buffer.elem, value));
+    b_.store(dst.buffer, dst.tiles ? element_index(dst.tiles->layout, *dst.tiles->dim(-1).constant(), row_, i) : dst.at + i, cast(dst.buffer.elem, is_floating(dst.buffer.elem) ? value : cast(Elem::I32, value)));
   }
 
   /// `out` is a view of a row; copied only if it leaves the kernel.
@@ -187,7 +190,7 @@ class RowWise {
     const int64_t n = width(out), bytes = n / 32 * ir::info(DType::Q8A).bytes;
     const Row dst = returned ? Row{r_.buffer(out), b_.let(row_ * bytes)} : Row{work_.memory(out->name, Elem::U8, bytes), Ex(0)};
     rows_known_[out] = dst;
-    work_.quantize(dst.buffer, dst.at, n, Ex(0), n / 32, [&](Ex i, int lanes) { return element(x, i, lanes); });
+    work_.quantize(dst.buffer, dst.at, n, Ex(0), n / 32, [&](Ex i, int lanes) { return element(x, i, lanes); }, q8a_scale(out));
     return ok();
   }
 

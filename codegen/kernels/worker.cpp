@@ -88,13 +88,13 @@ void Worker::hadamard(const Buffer& x, Ex at, int64_t n) {
   }
 }
 
-void Worker::quantize(const Buffer& out, Ex row, int64_t n, Ex first, int64_t blocks, const std::function<Ex(Ex, int)>& values) {
+void Worker::quantize(const Buffer& out, Ex row, int64_t n, Ex first, int64_t blocks, const std::function<Ex(Ex, int)>& values, double scale) {
   if (gpu()) {
     const int64_t at_once = b_.block_threads() / 4;
     const Ex word = b_.let(b_.thread() % 4 * 4);
     const auto quantize_one = [&](Ex k, Ex stored) {
       const Ex block = b_.let(first + k), at = b_.let(block * 32 + word);
-      store_q8a_words(b_, out, row, n, block, values(at, 4), values(at + Ex(16), 4), stored);
+      store_q8a_words(b_, out, row, n, block, values(at, 4), values(at + Ex(16), 4), stored, scale);
     };
     const Ex begin = b_.let(b_.thread() / 4);
     b_.for_(constant({Elem::I32, 1}, 0), Ex((blocks + at_once - 1) / at_once), 1, [&](Ex turn) {  // as often for all threads
@@ -106,17 +106,32 @@ void Worker::quantize(const Buffer& out, Ex row, int64_t n, Ex first, int64_t bl
   }
   b_.for_(0, blocks, 1, [&](Ex k) {
     const Ex block = b_.let(first + k);
-    store_q8a(b_, out, row, n, block, values(block * 32, kLanes), values(block * 32 + kLanes, kLanes));
+    store_q8a(b_, out, row, n, block, values(block * 32, kLanes), values(block * 32 + kLanes, kLanes), scale);
   });
 }
 
 namespace {
 
-Ex inverse_scale(Builder& b, Ex amax) {
-  return b.let(select(Ex(0.0) < amax, constant({Elem::F32, 1}, 127.0) / amax, constant({Elem::F32, 1}, 0.0)));
-}
-
-Ex quantized(Builder& b, Ex x, Ex inverse) { return b.let(cast(Elem::I32, call(Fn::RoundEven, {x * inverse}))); }
+/// How a block becomes integers: d its scale, which may be known.
+struct Rounding {
+  Rounding(Builder& b, double scale, const std::function<Ex()>& largest) : fixed(scale > 0) {
+    if (fixed) {
+      d = Ex(scale);
+      inverse = Ex(1 / scale);
+      return;
+    }
+    const Ex amax = b.let(largest());
+    d = b.let(amax * Ex(1.0 / 127.0));
+    inverse = b.let(select(Ex(0.0) < amax, constant({Elem::F32, 1}, 127.0) / amax, constant({Elem::F32, 1}, 0.0)));
+  }
+  Ex quantized(Builder& b, Ex x) const {
+    Ex q = call(Fn::RoundEven, {x * inverse});
+    if (fixed) q = min(max(q, constant(q.ty(), -127)), constant(q.ty(), 127));
+    return b.let(cast(Elem::I32, q));
+  }
+  bool fixed;
+  Ex d, inverse;
+};
 
 /// d: scale; h0, h1: i32 sums of the halves.
 void store_scales(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex d, Ex h0, Ex h1) {
@@ -129,37 +144,36 @@ void store_scales(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex
 
 }  // namespace
 
-void store_q8a(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex lo, Ex hi) {
+void store_q8a(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex lo, Ex hi, double scale) {
   lo = b.let(lo);
   hi = b.let(hi);
-  const Ex amax = b.let(call(Fn::ReduceMax, {max(call(Fn::Abs, {lo}), call(Fn::Abs, {hi}))})), inverse = inverse_scale(b, amax);
-  const Ex q0 = quantized(b, lo, inverse), q1 = quantized(b, hi, inverse);
+  const Rounding r(b, scale, [&] { return call(Fn::ReduceMax, {max(call(Fn::Abs, {lo}), call(Fn::Abs, {hi}))}); });
+  const Ex q0 = r.quantized(b, lo), q1 = r.quantized(b, hi);
   b.store(out, row + block * 32, cast(Elem::I8, q0));
   b.store(out, row + block * 32 + 16, cast(Elem::I8, q1));
-  store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), b.let(call(Fn::ReduceAdd, {q0})), b.let(call(Fn::ReduceAdd, {q1})));
+  store_scales(b, out, row, n, block, r.d, b.let(call(Fn::ReduceAdd, {q0})), b.let(call(Fn::ReduceAdd, {q1})));
 }
 
-void store_q8a_warp(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex value) {
+void store_q8a_warp(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex value, double scale) {
   const Ex lane = b.let(b.thread() % 32), x = b.let(value);
-  const Ex amax = warp_reduce(b, Fn::ReduceMax, b.let(call(Fn::Abs, {x})));
-  const Ex q = quantized(b, x, inverse_scale(b, amax));
+  const Rounding r(b, scale, [&] { return warp_reduce(b, Fn::ReduceMax, b.let(call(Fn::Abs, {x}))); });
+  const Ex q = r.quantized(b, x);
   b.store(out, row + block * 32 + lane, cast(Elem::I8, q));
   const Ex low = warp_reduce(b, Fn::ReduceAdd, q, 16), high = b.shuffle_xor(low, 16);
-  b.if_(lane == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), low, high); });
+  b.if_(lane == Ex(0), [&] { store_scales(b, out, row, n, block, r.d, low, high); });
 }
 
 namespace {
 
 /// Eight values in each of four neighbouring lanes, the first four of the block's first half. put(codes) stores the lane's.
-void store_q8a_of_four(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored, const std::function<void(const std::vector<Ex>&)>& put) {
-  Ex amax = Ex(0.0);
-  for (Ex& v : values) {
-    v = b.let(v);
-    amax = b.let(max(amax, b.let(call(Fn::Abs, {v}))));
-  }
-  amax = warp_reduce(b, Fn::ReduceMax, amax, 4);
-  const Ex inverse = inverse_scale(b, amax);
-  for (Ex& v : values) v = quantized(b, v, inverse);
+void store_q8a_of_four(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored, double scale, const std::function<void(const std::vector<Ex>&)>& put) {
+  for (Ex& v : values) v = b.let(v);
+  const Rounding r(b, scale, [&] {
+    Ex amax = Ex(0.0);
+    for (const Ex& v : values) amax = b.let(max(amax, b.let(call(Fn::Abs, {v}))));
+    return warp_reduce(b, Fn::ReduceMax, amax, 4);
+  });
+  for (Ex& v : values) v = r.quantized(b, v);
   Ex halves[2];
   for (size_t h = 0; h < 2; ++h) {
     const Ex* v = &values[4 * h];
@@ -167,7 +181,7 @@ void store_q8a_of_four(Builder& b, const Buffer& out, Ex row, int64_t n, Ex bloc
   }
   const auto store = [&] {
     put(values);
-    b.if_(b.thread() % 4 == Ex(0), [&] { store_scales(b, out, row, n, block, b.let(amax * Ex(1.0 / 127.0)), halves[0], halves[1]); });
+    b.if_(b.thread() % 4 == Ex(0), [&] { store_scales(b, out, row, n, block, r.d, halves[0], halves[1]); });
   };
   if (stored.node) b.if_(stored, store);
   else store();
@@ -186,15 +200,15 @@ std::function<void(const std::vector<Ex>&)> bytes_at(Builder& b, const Buffer& o
 
 }  // namespace
 
-void store_q8a_words(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex low, Ex high, Ex stored) {
+void store_q8a_words(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, Ex low, Ex high, Ex stored, double scale) {
   std::vector<Ex> values;
   for (const Ex& word : {b.let(low), b.let(high)})
     for (int i = 0; i < 4; ++i) values.push_back(lane(word, i));
-  store_q8a_of_four(b, out, row, n, block, values, stored, bytes_at(b, out, row + block * 32 + b.let(b.thread() % 4) * 4, 4, 16));
+  store_q8a_of_four(b, out, row, n, block, values, stored, scale, bytes_at(b, out, row + block * 32 + b.let(b.thread() % 4) * 4, 4, 16));
 }
 
-void store_q8a_quad(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored) {
-  store_q8a_of_four(b, out, row, n, block, values, stored, bytes_at(b, out, row + block * 32 + b.let(b.thread() % 4) * 2, 2, 8));
+void store_q8a_quad(Builder& b, const Buffer& out, Ex row, int64_t n, Ex block, std::vector<Ex> values, Ex stored, double scale) {
+  store_q8a_of_four(b, out, row, n, block, values, stored, scale, bytes_at(b, out, row + block * 32 + b.let(b.thread() % 4) * 2, 2, 8));
 }
 
 }  // namespace prism::codegen

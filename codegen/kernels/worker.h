@@ -33,7 +33,8 @@ class Worker {
   /// Multiplies the n values from `at` on by the matrix of the op hadamard, in place.
   void hadamard(const kir::Buffer& x, kir::Ex at, int64_t n);
   /// Quantizes values(i, lanes), lanes being 16, or 4 on GPUs, i of [32 * first, 32 * (first + blocks)), into the q8a row of `n` elements that starts at byte `row`.
-  void quantize(const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex first, int64_t blocks, const std::function<kir::Ex(kir::Ex, int)>& values);
+  /// `scale`: as for store_q8a.
+  void quantize(const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex first, int64_t blocks, const std::function<kir::Ex(kir::Ex, int)>& values, double scale);
 
  private:
   bool gpu() const { return b_.block_threads() > 0; }
@@ -56,11 +57,12 @@ kir::Ex warp_reduce(kir::Builder& b, kir::Fn fn, kir::Ex value, int lanes = 32);
 
 /// Quantizes 32 values into block `block` of the q8a row of `n` elements that starts at byte `row`: two vectors on CPUs; on GPUs a
 /// value of each lane of a warp, or of four lanes word i (columns 4i..4i+3) and word i+4 of lane i, stored where `stored`, or, if that is empty, by all.
-void store_q8a(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex lo, kir::Ex hi);
-void store_q8a_warp(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex value);
-void store_q8a_words(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex low, kir::Ex high, kir::Ex stored);
+/// `scale`: the block's; 0: by its largest value.
+void store_q8a(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex lo, kir::Ex hi, double scale);
+void store_q8a_warp(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex value, double scale);
+void store_q8a_words(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, kir::Ex low, kir::Ex high, kir::Ex stored, double scale);
 /// GPUs: the same of 32 values in four neighbouring lanes as a matrix product leaves them: value 2i+e of a lane's eight is number
 /// 8i + 2 (lane % 4) + e. The whole warp calls it; stored where `stored`.
-void store_q8a_quad(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, std::vector<kir::Ex> values, kir::Ex stored);
+void store_q8a_quad(kir::Builder& b, const kir::Buffer& out, kir::Ex row, int64_t n, kir::Ex block, std::vector<kir::Ex> values, kir::Ex stored, double scale);
 
 }  // namespace prism::codegen

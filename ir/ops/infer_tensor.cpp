@@ -163,6 +163,8 @@ Result<Types> infer_Quantize(InferContext& c) {
   const bool blocks = info(dtype).quantized;
   if (blocks && divides(info(dtype).block, c.axis("d"), c.module.ranges()) != Answer::Yes)
     return c.fail("x is ", c.type(0).str(), ", expected a last axis divisible by ", info(dtype).block);
+  if (const double scale = c.attr<double>("scale"); scale != 0 && (dtype == DType::Q8_0 || !(scale > 0) || (blocks && c.attr<int64_t>("zero_point"))))
+    return c.fail("scale is ", scale, " and zero_point ", c.attr<int64_t>("zero_point"), ", expected a scale > 0, for q8a no zero_point and for q8_0 neither");
   if (!blocks && !(c.attr<double>("scale") > 0))
     return c.fail("scale is ", c.attr<double>("scale"), ", expected > 0 for ", format);
   return Types{Type::tensor(dtype, c.type(0).shape)};

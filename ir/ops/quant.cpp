@@ -10,6 +10,17 @@ Status eval_Quantize(EvalContext& c) {
   const Tensor& x = *c.in[0];
   Tensor& out = c.out[0];
   const DType format = c.op.result()->type.dtype;
+  const double scale = c.op.attr<double>("scale");
+  const int64_t zero = c.op.attr<int64_t>("zero_point");
+  const auto level = [&](float value, double lo, double hi) {
+    const double q = std::nearbyint(value / scale) + double(zero);  // ties to even
+    return std::isnan(q) ? double(zero) : std::clamp(q, lo, hi);
+  };
+  if (format == DType::Q8A && scale > 0) {
+    out.f.resize(x.f.size());
+    std::ranges::transform(x.f, out.f.begin(), [&](float value) { return float(level(value, -127, 127) * scale); });
+    return ok();
+  }
   if (out.i.empty()) {
     out.f = x.f;
     const Rows rows = rows_of(out);
@@ -18,14 +29,9 @@ Status eval_Quantize(EvalContext& c) {
     }
     return ok();
   }
-  const double scale = c.op.attr<double>("scale");
-  const int64_t zero = c.op.attr<int64_t>("zero_point");
   if (!(scale > 0)) return error("scale is ", scale, ", expected more than 0");
   const double lo = format == DType::U8 ? 0 : -128, hi = format == DType::U8 ? 255 : 127;
-  for (size_t i = 0; i < x.f.size(); ++i) {
-    const double q = std::nearbyint(x.f[i] / scale) + double(zero);  // ties to even
-    out.i[i] = std::isnan(q) ? zero : int64_t(std::clamp(q, lo, hi));
-  }
+  for (size_t i = 0; i < x.f.size(); ++i) out.i[i] = int64_t(level(x.f[i], lo, hi));
   return ok();
 }
 

@@ -10,6 +10,7 @@
 
 #include "frontends/gguf/model.h"
 #include "tests/unit/tiny_program.h"
+#include "tools/quantize/ranges.h"
 
 namespace prism::quantize {
 namespace {
@@ -46,6 +47,26 @@ TEST(Calibration, HistogramsHoldEveryValue) {
   EXPECT_EQ(h.counts[Histogram::kSide + 1], 1);
   EXPECT_EQ(h.percentile(0), -std::exp2(24 - 0.5 / 8));
   EXPECT_EQ(h.percentile(0.5), 0);
+}
+
+TEST(Calibration, RangesLeaveOutWhatCostsMoreThanItIsWorth) {
+  std::mt19937 rng(1);
+  std::normal_distribution<float> normal(0.5f, 1);
+  Inputs in{{1.0f}, {0}, {0}, {}, {}};
+  const auto add = [&](float v) {
+    in.histogram.add(v);
+    in.minimum[0] = std::min(in.minimum[0], v);
+    in.maximum[0] = std::max(in.maximum[0], v);
+  };
+  for (int i = 0; i < 2000000; ++i) add(normal(rng));
+  const Range plain = static_range(in);
+  EXPECT_LT(plain.least, -3);
+  EXPECT_GT(plain.most, 4);
+  add(60);   // to reach it all steps would have to be 7 times as large
+  const Range without = static_range(in);
+  EXPECT_LT(without.most, 10);
+  for (int i = 0; i < 200; ++i) add(60);
+  EXPECT_GT(static_range(in).most, 55);
 }
 
 /// A calibration of two matrices as a run would make it.

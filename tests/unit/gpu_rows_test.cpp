@@ -28,6 +28,7 @@ TEST(GpuRows, NormsSoftmaxAndElementwise) {
       {"mixed", "%a = silu(%x) : f32[?seq,W]\n %c = mul(%a, @w) : f32[?seq,W]\n %d = tanh(%c) : f32[?seq,W]\n"
                 " %e = sub(%d, %x) : f32[?seq,W]\n %g = sigmoid(%e) : f32[?seq,W]\n %y = scale(%g) {by=2.0, plus=1.0} : f32[?seq,W]"},
       {"hadamard", "%a = silu(%x) : f32[?seq,W]\n %c = hadamard(%a) : f32[?seq,W]\n %y = add(%c, %x) : f32[?seq,W]"},
+      {"affine", "%a = quantize(%x) {format=u8, scale=0.015625, zero_point=97} : u8[?seq,W]\n %y = dequantize(%a) {scale=0.015625, zero_point=97} : f32[?seq,W]"},
       {"normed", "%a = rms_norm(%x, @w) {eps=1e-5} : f32[?seq,W]\n %c = add(%a, %x) : f32[?seq,W]\n %y = rms_norm(%c, @b) {eps=1e-5} : f32[?seq,W]"},
   };
   for (int64_t width : {1, 37, 96, 257, 1100}) {

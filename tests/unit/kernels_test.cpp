@@ -109,6 +109,8 @@ TEST_P(Kernels, RowWise) {
                 " %e = sub(%d, %x) : f32[?seq,W]\n %g = sigmoid(%e) : f32[?seq,W]\n %y = scale(%g) {by=2.0, plus=1.0} : f32[?seq,W]"},
       {"extremes", "%a = relu(%x) : f32[?seq,W]\n %c = maximum(%a, @w) : f32[?seq,W]\n %d = minimum(%c, @b) : f32[?seq,W]\n"
                    " %e = exp(%d) : f32[?seq,W]\n %g = neg(%e) : f32[?seq,W]\n %y = div(%g, %e) : f32[?seq,W]"},
+      {"affine", "%q = quantize(%x) {format=u8, scale=0.015625, zero_point=97} : u8[?seq,W]\n %y = dequantize(%q) {scale=0.015625, zero_point=97} : f32[?seq,W]"},
+      {"symmetric", "%q = quantize(%x) {format=i8, scale=0.0078125} : i8[?seq,W]\n %y = dequantize(%q) {scale=0.0078125} : f32[?seq,W]"},
   };
   for (int64_t width : {37, 96}) {
     std::string graphs;
@@ -139,6 +141,17 @@ TEST_P(Kernels, HadamardAndWhatIsQuantizedAfterIt) {
     check_rows(**fixture, "alone", width, 1e-6);
     if (width % 32 == 0) check_rows(**fixture, "product", width, tolerance(1e-3, rt::Isa::Amx));  // a rounding may go the other way
   }
+}
+
+/// Integers of one scale for all blocks, of which some values are out of reach: in a kernel of rows and after a product.
+TEST_P(Kernels, ProductsOfIntegersWithAScaleOfTheirOwn) {
+  const std::string q = " = quantize(%a) {format=q8a, scale=0.015625} : q8a[?seq,96]\n";
+  auto fixture = KernelFixture::create("module @m level=graph {\n  dim ?seq in [1,64]\n  weight @w : q8_0[48,96]\n  weight @u : q8_0[96,96]\n"
+      "  graph @rows(%x: f32[?seq,96]) -> (f32[?seq,48]) {\n    %a = silu(%x) : f32[?seq,96]\n    %q" + q + "    %y = linear(%q, @w) : f32[?seq,48]\n    return %y\n  }\n"
+      "  graph @product(%x: f32[?seq,96]) -> (f32[?seq,48]) {\n    %p = quantize(%x) {format=q8a} : q8a[?seq,96]\n    %a = linear(%p, @u) : f32[?seq,96]\n    %q" + q + "    %y = linear(%q, @w) : f32[?seq,48]\n    return %y\n  }\n}\n", GetParam());
+  ASSERT_TRUE(fixture) << fixture.message();
+  check_rows(**fixture, "rows", 96, tolerance(1e-5, rt::Isa::Amx));
+  check_rows(**fixture, "product", 96, tolerance(5e-3, rt::Isa::Amx));  // a rounding may go the other way
 }
 
 TEST_P(Kernels, EmbeddingOfEveryFormat) {

@@ -220,6 +220,31 @@ TEST(Quantization, IsFoldedWithoutChange) {
   EXPECT_EQ(changed("insert-quantization{only=blk.0.attn_q}"), 0) << "both layers are protected";
 }
 
+/// The same with one scale for all inputs; beyond the range they become its ends. Without a zero point nothing is widened any more.
+TEST(Quantization, OfKnownRanges) {
+  const BisectCase at = call(5, 9, 5);
+  double last = 0;
+  for (const double most : {8.0, 16.0, 1.0}) {
+    auto m = tiny_model({.name = "llama"});
+    const auto before = evaluate(*m, at);
+    for (const auto& g : m->graphs)
+      for (Operation& op : g->ops)
+        if (op.op == Op::Linear) op.attrs["x_min"] = -most, op.attrs["x_max"] = most;
+    run(*m, "insert-quantization{protect=none,inputs=symmetric}");
+    const auto inserted = evaluate(*m, at);
+    run(*m, "fold-quantization,dce");
+    const auto folded = evaluate(*m, at);
+    ASSERT_TRUE(before && inserted && folded) << before.message() << inserted.message() << folded.message();
+    if (most > 1) {
+      EXPECT_EQ(relative_error((*inserted)[0], (*folded)[0]), 0) << most;
+    }
+    for (const Operation& op : m->graphs[0]->ops) EXPECT_NE(op.op, Op::Dequantize) << most;
+    const double error = relative_error((*before)[0], (*folded)[0]);
+    EXPECT_GT(error, 1.2 * last) << "a scale twice as large, and then a range that is too small";
+    last = error;
+  }
+}
+
 TEST_P(EveryPass, LayersHaveTheExpectedKernels) {
   auto m = tiny_model(GetParam());
   ASSERT_NO_FATAL_FAILURE(run(*m, "cpu"));

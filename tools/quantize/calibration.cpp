@@ -60,16 +60,20 @@ void Histogram::add(float v) {
   ++counts[size_t(v > 0 ? kSide + 1 + bin : kSide - 1 - bin)];
 }
 
+double Histogram::middle(int i) {
+  if (i == kSide) return 0;
+  const int bin = i > kSide ? i - kSide - 1 : kSide - 1 - i;
+  const double magnitude = std::exp2(kLowest + (bin + 0.5) / kPerOctave);
+  return i > kSide ? magnitude : -magnitude;
+}
+
 double Histogram::percentile(double p) const {
   double total = 0, below = 0;
   for (int64_t n : counts) total += double(n);
   for (int i = 0; i < kBins; ++i) {
     below += double(counts[size_t(i)]);
     if (below < p * total || below == 0) continue;
-    if (i == kSide) return 0;
-    const int bin = i > kSide ? i - kSide - 1 : kSide - 1 - i;
-    const double middle = std::exp2(kLowest + (bin + 0.5) / kPerOctave);
-    return i > kSide ? middle : -middle;
+    return middle(i);
   }
   return 0;
 }

@@ -28,6 +28,8 @@ class Histogram {
   std::vector<int64_t> counts = std::vector<int64_t>(kBins);
 
   void add(float v);
+  /// Between a bin's ends, by their logarithm.
+  static double middle(int bin);
   /// The value that the fraction `p` in [0,1] of all lies below, to a bin's width (9 %). 0 if there are none.
   double percentile(double p) const;
 };

@@ -96,7 +96,7 @@ Status Epilogue::emit(const Buffer& y, int64_t stride, Ex t0, Ex rows, Ex n0, in
         auto v = value(unit == 1 ? result : result->def->operand(0), {token, row, column});
         if (!v) status = v.err();
         else if (unit == 1) b_.store(r_.buffer(result), token * width + column, cast(r_.buffer(result).elem, *v));
-        else store_q8a_warp(b_, r_.buffer(result), b_.let(token * (width / 32 * ir::info(DType::Q8A).bytes)), width, item, *v);
+        else store_q8a_warp(b_, r_.buffer(result), b_.let(token * (width / 32 * ir::info(DType::Q8A).bytes)), width, item, *v, q8a_scale(result));
       };
       if (width % (columns / share) == 0) store();
       else b_.if_(item < Ex(width / unit), store);

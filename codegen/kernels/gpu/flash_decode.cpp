@@ -343,7 +343,7 @@ class FlashDecode : GpuAttention {
         for (int64_t i = 0; i < lane_dimensions(); ++i) {
           const Ex value = b_.let(values[size_t(i)] * inverse);
           if (result->type.dtype == DType::Q8A) {
-            store_q8a_warp(b_, out, b_.let(t * (width / 32 * ir::info(DType::Q8A).bytes)), width, b_.let(head * (d_ / 32) + Ex(i)), value);
+            store_q8a_warp(b_, out, b_.let(t * (width / 32 * ir::info(DType::Q8A).bytes)), width, b_.let(head * (d_ / 32) + Ex(i)), value, q8a_scale(result));
           } else {
             store_lane(i, [&] { b_.store(out, element_index(result->type.layout, width, t, b_.let(head * d_ + lane_ + Ex(i * 32))), cast(out.elem, value)); });
           }

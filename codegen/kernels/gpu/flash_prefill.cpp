@@ -266,7 +266,7 @@ class FlashPrefill : GpuAttention {
             for (int64_t k = 0; k < d_ / 32; ++k) {
               std::vector<Ex> values;
               for (int i = 0; i < 8; ++i) values.push_back(value(4 * k + i / 2, i % 2));
-              store_q8a_quad(b_, out, to, width, b_.let(head_ * (d_ / 32) + Ex(k)), values, inside);
+              store_q8a_quad(b_, out, to, width, b_.let(head_ * (d_ / 32) + Ex(k)), values, inside, q8a_scale(result));
             }
           } else {
             b_.if_(inside, [&] {
