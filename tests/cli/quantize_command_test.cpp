@@ -126,10 +126,8 @@ TEST_F(QuantizeCommand, CalibratesAndChooses) {
   // Ranges for int8 come from the same file.
   const std::string pipeline = "insert-quantization{protect=none,inputs=symmetric,ranges=" + cal + "},fold-quantization";
   shop.must_fail({"run", other, "-p", "a", "-n", "1", "--pipeline", pipeline}, {cal, "was made with", other, "run prism calibrate"});
-  const std::string dense = synth("tiny-llama", "dense.gguf", {"--type", "f16"});
-  shop.must_fail({"run", dense, "-p", "a", "-n", "1", "--pipeline", "insert-quantization{inputs=affine,protect=none},fold-quantization"}, {"found no range of what @", "option ranges"});
-  shop.must({"calibrate", dense, "--text", text, "-o", cal, "--tokens", "60"});
-  const json quality = json::parse(shop.must({"quality", dense, "--text", text, "--against", pipeline, "--json"}));
+  shop.must_fail({"run", model, "-p", "a", "-n", "1", "--pipeline", "insert-quantization{inputs=affine,protect=none},fold-quantization"}, {"found no range of what @", "option ranges"});
+  const json quality = json::parse(shop.must({"quality", model, "--text", text, "--against", pipeline, "--json"}));
   EXPECT_GT(quality["variants"][0]["all"]["kl"]["mean"], 0);
   shop.must({"calibrate", model, "--text", text, "-o", cal, "--tokens", "30"});
   shop.must_fail({"quantize", model, "-o", out, "--calibration", cal, "--auto", "--bits", "6"}, {cal, "no sensitivity of 'token_embd.weight'", "--sensitivity"});
