@@ -65,6 +65,28 @@ TEST_P(GpuCompressed, AgreesWithTheEvaluatorInAnyPieces) {
 INSTANTIATE_TEST_SUITE_P(Shapes, GpuCompressed, testing::Values(Shape{3, 1, 64, "k4v3"}, Shape{4, 1, 128, "k6v5"}, Shape{6, 2, 32, "k8v8"}, Shape{2, 2, 96, "k5v2"}, Shape{2, 1, 256, "k3v3"}, Shape{4, 2, 64, "k4v4", 200, 64}),
                          [](const auto& info) { return name_of(info.param); });
 
+/// Caches that keep the first positions and the newest, in f16 and demoted.
+TEST(GpuEvictingCache, AgreesWithTheEvaluator) {
+  for (const std::string bits : {"", "k4v3"}) {
+    Model model({3, 1, 64, bits, 0, 40, 0, 256});
+    auto exe = compile(model, bits);
+    ASSERT_TRUE(exe);
+    const std::span<const int32_t> ids = std::span<const int32_t>(model.ids()).first(400);
+    const std::vector<float> want = model.evaluate(bits, 400, 400);
+    auto s = session(exe, 1, 0);
+    const std::vector<float> scored = score(*s, ids);
+    const double loss = bits.empty() ? 0 : nmse(want, model.evaluate("", 400, 400));
+    EXPECT_LT(nmse(scored, want), 1e-9 + 0.02 * loss) << bits;
+    EXPECT_GT(s->kv_stats().evicted, 0);
+    s->rewind(0);
+    score(*s, ids.first(392));
+    expect_steps_to_say(*s, ids.subspan(392), std::span(scored).subspan(392 * kVocab));
+    const std::vector<float> fed = feed(*session(exe, 1, 0), ids, 40), others = feed(*session(exe, 1, 0), ids, 100);
+    EXPECT_LT(nmse(std::span(fed).last(kVocab), std::span(want).last(kVocab)), 1e-5 + 0.5 * loss) << bits;
+    EXPECT_TRUE(std::equal(others.end() - kVocab, others.end(), fed.end() - kVocab)) << bits;
+  }
+}
+
 /// Prompts, generation and drafts that are taken back, in one session and in another that was only given what remains; steps by the persistent kernel.
 TEST(GpuCompressedCache, HistoriesLeaveNoTrace) {
   Model model({6, 2, 32, ""});

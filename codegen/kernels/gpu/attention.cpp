@@ -18,13 +18,11 @@ Status GpuAttention::read() {
   }
   const ir::Value *q = op_->operand(0), *kv = op_->operand(1);
   const ir::Type &qt = q->type, &kt = kv->type;
-  while (!r_.is_argument(q) && q->def->op == Op::Reshape) q = q->def->operand(0);
-  if (!r_.is_argument(q)) return r_.unsupported(*op_, "queries that are computed in its kernel");
   heads_ = *qt.dim(1).constant();
   d_ = *qt.dim(2).constant();
   kv_heads_ = *kt.dim(1).constant();
   window_ = op_->attr<int64_t>("window");
-  if (op_->attr<int64_t>("sinks")) return r_.unsupported(*op_, "GPUs evict nothing from caches yet (see --kv-evict)");
+  sinks_ = op_->attr<int64_t>("sinks");
   causal_ = op_->attr<bool>("causal");
   cap_ = op_->attr<double>("softcap");
   if (d_ % 16 || d_ > 256) return r_.unsupported(*op_, "head size " + std::to_string(d_) + ", expected a multiple of 16, at most 256");
@@ -32,7 +30,14 @@ Status GpuAttention::read() {
   if (!(op_->attr<double>("scale") > 0)) return r_.unsupported(*op_, "a scale that is not positive");
   for (const ir::Value* result : r_.body.returns)
     if (result->type.dtype == DType::Q8A && d_ % 32) return r_.unsupported(*op_, "q8a result needs a head size that is a multiple of 32");
-  q_ = r_.buffer(q);
+  if (sinks_ % rt::kKvPage) return r_.unsupported(*op_, std::to_string(sinks_) + " sinks, expected whole tiles of " + std::to_string(rt::kKvPage) + " keys");
+  for (const auto& [operand, buffer] : {std::pair(0u, &q_), {2u, &sink_q_}}) {
+    if (operand && !sinks_) continue;
+    const ir::Value* v = op_->operand(operand);
+    while (!r_.is_argument(v) && v->def->op == Op::Reshape) v = v->def->operand(0);
+    if (!r_.is_argument(v)) return r_.unsupported(*op_, "queries that are computed in its kernel");
+    *buffer = r_.buffer(v);
+  }
   keys_ = r_.keys(kv);
   values_ = r_.values(kv);
   if (kt.is_compressed()) {
@@ -56,7 +61,7 @@ Ex GpuAttention::capped(Ex score) const { return cap_ > 0 ? call(Fn::Tanh, {scor
 Ex GpuAttention::masked(Ex score, Ex distance) {
   const Ex hidden(-INFINITY);
   score = select(constant(distance.ty(), 0) <= distance, score, hidden);
-  return b_.let(window_ > 0 ? select(distance < Ex(window_), score, hidden) : score);
+  return b_.let(window_ > 0 && !in_sinks_ ? select(distance < Ex(window_), score, hidden) : score);
 }
 
 void GpuAttention::set_kv_head(Ex kv_head) {

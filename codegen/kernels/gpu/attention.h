@@ -55,8 +55,10 @@ class GpuAttention {
 
   const ir::Type& cache_type() const { return op_->operand(1)->type; }
   const ir::Operation* op_ = nullptr;
-  kir::Buffer q_, keys_, values_;
+  kir::Buffer q_, sink_q_, keys_, values_;
   int64_t heads_ = 0, kv_heads_ = 0, d_ = 0, window_ = 0;
+  int64_t sinks_ = 0;               ///< first keys that all queries see, whole tiles
+  bool in_sinks_ = false;           ///< what is generated now is for their tiles
   bool causal_ = false;
   double cap_ = 0;
   std::optional<KvStores> stores_;  ///< of a compressed cache

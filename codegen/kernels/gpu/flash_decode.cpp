@@ -83,14 +83,14 @@ class FlashDecode : GpuAttention {
   Ex token(Ex row) const { return t0_ + row / group_; }
 
   /// Queries as operand a: rows 0 to 7 rounded, rows 8 to 15 what that lost.
-  std::vector<Ex> load_queries() {
+  std::vector<Ex> load_queries(const Buffer& queries) {
     const Ex row = b_.let(min(lane_ / 4, Ex(rows_ - 1)));
     const Ex at = b_.let((min(token(row), tokens_ - Ex(1)) * heads_ + head0_ + row % group_) * d_ + column_);
     std::vector<Ex> fragments;
     for (int64_t k = 0; k < d_; k += 16) {
       Pair p[2];
       for (int i = 0; i < 2; ++i) {
-        const Ex pair = b_.let(b_.load(q_, at + Ex(k + 8 * i), 2));
+        const Ex pair = b_.let(b_.load(queries, at + Ex(k + 8 * i), 2));
         auto value = [&](int e) { return cast(Elem::F32, lane(pair, e)) * Ex(query_unit()); };
         p[i] = parts(value(0), value(1));
       }
@@ -108,15 +108,25 @@ class FlashDecode : GpuAttention {
     tile_of_ = [=, this](Ex n) { return b_.let((n / kTogether * splits_ + split) * kTogether + n % kTogether); };
     const Ex first = window_ > 0 ? tiles_before(b_.let(max(past_ + t0_ - Ex(window_ - 1), Ex(0)) / kTileKeys)) : constant({Elem::I32, 1}, 0);
     mine_ = b_.let(warp_ * tile_elements(kStepKeys));
-    if (!compressed()) return tiles(first, tiles_before(end), Part::All);
-    begin_rows();
+    if (!compressed() && !sinks_) return tiles(first, tiles_before(end), Part::All);
+    begin_rows(sinks_ ? sink_q_ : q_);
     demoted_ = demoted_pages(past_ + token(lane_ / 4));
-    pages(first, tiles_before(demoted_pages(min(past_ + t0_ + Ex(tile_tokens_), total_) - Ex(1))));
-    tiles(b_.let(max(first, tiles_before(demoted_pages(past_ + t0_)))), tiles_before(end), Part::Exact);
+    const auto keys = [&](Ex begin, Ex count) {
+      if (!compressed()) return tiles(begin, count, Part::All);
+      pages(begin, b_.let(min(count, tiles_before(demoted_pages(min(past_ + t0_ + Ex(tile_tokens_), total_) - Ex(1))))));
+      tiles(b_.let(max(begin, tiles_before(demoted_pages(past_ + t0_)))), count, Part::Exact);
+    };
+    if (!sinks_) return keys(first, tiles_before(end));
+    in_sinks_ = true;
+    keys(constant({Elem::I32, 1}, 0), tiles_before(b_.let(min(end, Ex(sinks_ / kTileKeys)))));
+    in_sinks_ = false;
+    b_.warp_sync();
+    queries_ = load_queries(q_);
+    keys(b_.let(max(first, tiles_before(b_.let(min(end, Ex(sinks_ / kTileKeys)))))), tiles_before(end));
   }
 
-  void begin_rows() {
-    queries_ = load_queries();
+  void begin_rows(const Buffer& queries) {
+    queries_ = load_queries(queries);
     last_ = b_.let(last_key(past_ + token(lane_ / 4)) - warp_ * kStepKeys - column_);
     keys_lane_ = b_.let(mine_ + halves_lane());
     values_lane_ = b_.let(mine_ + this->values_lane() + Ex(kStepKeys * d_));
@@ -139,7 +149,7 @@ class FlashDecode : GpuAttention {
       b_.async_commit();
     };
     for (int64_t s = 0; s + 1 < stages_; ++s) copy(b_.let(first + Ex(s)), Ex(s * stage));
-    if (out_.empty()) begin_rows();
+    if (out_.empty()) begin_rows(q_);
     const Ex from = b_.var(constant({Elem::I32, 1}, 0)), to = b_.var(constant({Elem::I32, 1}, double((stages_ - 1) * stage)));
     auto advance = [&](Ex at) { b_.assign(at, select(at == Ex((stages_ - 1) * stage), constant({Elem::I32, 1}, 0), at + Ex(stage))); };
     b_.for_(first, count, 1, [&](Ex n) {

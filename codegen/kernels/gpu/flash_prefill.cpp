@@ -50,34 +50,55 @@ class FlashPrefill : GpuAttention {
     const Ex begin = window_ > 0 ? b_.let(max(past_ + t0_ - Ex(window_ - 1), Ex(0)) / tile_k_ * tile_k_) : constant({Elem::I32, 1}, 0);
     const Copy copy = [&](Ex to, Ex key0) { copy_tile(tiles_, to, key0, tile_k_, b_.thread(), kThreads); };
     const Ex start = constant({Elem::I32, 1}, 0);
-    if (!compressed()) {
+    const bool at_once = !compressed() && !sinks_;   // the first tile is under way while queries are stored
+    if (at_once) {
       copy(start, begin);
       b_.async_commit();
     }
-    store_queries();
-    b_.barrier();
+    begin_rows(sinks_ ? sink_q_ : q_);
+    if (at_once) return tiles(begin, end, Part::All, copy);
 
+    const Copy widen = [&](Ex to, Ex key0) { store_page(to, key0); };
+    const Ex last = b_.let(min(past_ + t0_ + Ex(rows_), total_) - Ex(1));
+    const auto part = [&](Ex first, Ex stop, Part which, const Copy& how) {
+      b_.if_(first < stop, [&] {
+        how(start, first);
+        b_.async_commit();
+        tiles(first, stop, which, how);
+        b_.barrier();
+      });
+    };
+    const auto keys = [&](Ex first, Ex stop) {
+      if (!compressed()) return part(first, stop, Part::All, copy);
+      part(first, b_.let(min(stop, demoted_pages(last) * rt::kKvPage)), Part::Demoted, widen);
+      part(b_.let(max(first, demoted_pages(past_ + t0_) * rt::kKvPage)), stop, Part::Exact, copy);
+    };
+    if (sinks_) {
+      in_sinks_ = true;
+      keys(start, b_.let(min(end, Ex(sinks_))));
+      in_sinks_ = false;
+      load_queries(q_);
+    }
+    keys(sinks_ ? b_.let(max(begin, Ex(sinks_))) : begin, end);
+  }
+
+  void begin_rows(const Buffer& queries) {
     queries_lane_ = b_.let(halves_lane() + row0_ * 16);
     keys_lane_ = halves_lane();
     values_lane_ = b_.let(values_lane() + Ex(tile_k_ * d_));
+    load_queries(queries);
+    for (int64_t i = 0; i < 2 * blocks_; ++i) top_.push_back(b_.var(Ex(kNothing)));
+    for (int64_t i = 0; i < blocks_ * (d_ / 8 + 1); ++i) out_.push_back(b_.var(constant({Elem::F32, 4}, 0)));
+  }
+
+  /// Into shared memory, and registers if there are enough.
+  void load_queries(const Buffer& queries) {
+    store_queries(queries);
+    b_.barrier();
+    loaded_.clear();
     if (blocks_ * (d_ / 4 + d_ / 2 + span_ / 2) <= kRegisters)
       for (int64_t k = 0; k < d_ / 16; ++k)
         for (int64_t m = 0; m < blocks_; ++m) loaded_.push_back(query(k, m));
-    for (int64_t i = 0; i < 2 * blocks_; ++i) top_.push_back(b_.var(Ex(kNothing)));
-    for (int64_t i = 0; i < blocks_ * (d_ / 8 + 1); ++i) out_.push_back(b_.var(constant({Elem::F32, 4}, 0)));
-
-    if (!compressed()) return tiles(begin, end, Part::All, copy);
-    const Ex last = b_.let(min(past_ + t0_ + Ex(rows_), total_) - Ex(1)), demoted = b_.let(demoted_pages(last) * rt::kKvPage);
-    const Copy widen = [&](Ex to, Ex key0) { store_page(to, key0); };
-    b_.if_(begin < demoted, [&] {
-      widen(start, begin);
-      tiles(begin, demoted, Part::Demoted, widen);
-      b_.barrier();
-    });
-    const Ex exact = b_.let(max(begin, demoted_pages(past_ + t0_) * rt::kKvPage));
-    copy(start, exact);
-    b_.async_commit();
-    tiles(exact, end, Part::Exact, copy);
   }
 
   using Copy = std::function<void(Ex to, Ex key0)>;
@@ -119,14 +140,14 @@ class FlashPrefill : GpuAttention {
   Ex token(Ex row) const { return t0_ + row; }
 
   /// The tile's queries as f16 with their factor, as [size/16][rows][16] in halves; past the last token it again.
-  void store_queries() {
-    const int lanes = 16 / elem_bytes(q_.elem);
+  void store_queries(const Buffer& queries) {
+    const int lanes = 16 / elem_bytes(queries.elem);
     b_.for_(b_.thread(), rows_ * d_ / 8, kThreads, [&](Ex chunk) {
       const Ex row = b_.let(chunk / (d_ / 8)), part = b_.let(chunk % (d_ / 8));
       const Ex at = b_.let((min(token(row), tokens_ - Ex(1)) * heads_ + head_) * d_ + part * 8);
       std::vector<Ex> values, packed;
       for (int i = 0; i < 8; i += lanes) {
-        const Ex v = b_.let(b_.load(q_, at + Ex(i), lanes));
+        const Ex v = b_.let(b_.load(queries, at + Ex(i), lanes));
         for (int l = 0; l < lanes; ++l) values.push_back(cast(Elem::F32, lane(v, l)) * Ex(query_unit()));
       }
       for (size_t i = 0; i < 8; i += 2) packed.push_back(pack_f16(values[i], values[i + 1]));
@@ -168,7 +189,7 @@ class FlashPrefill : GpuAttention {
     if (cap_ > 0) change([&](Ex score, int64_t, int, int64_t) { return b_.let(capped(score)); });
     const Ex first = b_.let(past_ + token(row0_)), page = b_.let(key0 / rt::kKvPage);
     Ex hides = last_key(first) < key0 + Ex(span_ - 1);
-    if (window_ > 0) hides = hides | (key0 + Ex(window_) <= first + Ex(16 * blocks_ - 1));
+    if (window_ > 0 && !in_sinks_) hides = hides | (key0 + Ex(window_) <= first + Ex(16 * blocks_ - 1));
     // Of the warp's rows the first reads the fewest pages demoted.
     if (part == Part::Demoted) hides = hides | (demoted_pages(first) <= page);
     if (part == Part::Exact) hides = hides | (page < demoted_pages(first + Ex(16 * blocks_ - 1)));
