@@ -1,11 +1,31 @@
 #include "analysis/kv_plan.h"
 
 #include <algorithm>
+#include <map>
 
 #include "analysis/choose.h"
+#include "analysis/quality.h"
 #include "runtime/memory.h"
 
 namespace prism::analysis {
+
+void shrink_costs(std::vector<std::vector<KvOption>>& layers) {
+  std::map<std::string, std::vector<KvOption*>> by_bits;
+  for (auto& options : layers)
+    for (KvOption& o : options)
+      if (o.error > 0) by_bits[o.bits].push_back(&o);
+  for (auto& [bits, options] : by_bits) {
+    Mean costs, noise;
+    for (const KvOption* o : options) {
+      costs.add(o->cost);
+      noise.add(o->error * o->error);
+    }
+    if (costs.count() < 3) continue;
+    const Estimate mean = costs.estimate();
+    const double seen = mean.error * mean.error * double(costs.count()), real = std::max(0.0, seen - noise.estimate().value);   // variances
+    for (KvOption* o : options) o->cost = mean.value + real / (real + o->error * o->error) * (o->cost - mean.value);
+  }
+}
 
 Result<std::vector<size_t>> choose_kv_options(const std::vector<std::vector<KvOption>>& layers, uint64_t budget) {
   uint64_t least = 0;

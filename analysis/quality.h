@@ -46,6 +46,7 @@ class Summary {
   Estimate perplexity_change() const;
   Estimate kl() const { return kl_.estimate(); }
   Estimate same_top() const { return same_top_.estimate(); }  ///< a fraction
+  const std::vector<float>& kls() const { return kls_; }     ///< of the positions in their order
   /// The divergence that a fraction `q` of positions, 0 to 1, stays below; between two positions linearly. NaN without any.
   double kl_quantile(double q) const;
 

@@ -36,6 +36,7 @@ struct Options {
 /// Of a plan against the same model with an f16 cache.
 struct Quality {
   double kl = 0, same_top = 0, perplexity_change = 0;
+  std::vector<float> kls;   ///< by position
 };
 
 class Planner {
@@ -114,7 +115,7 @@ class Planner {
       PRISM_TRY(const auto result, analysis::run_in_lockstep(runners[0], std::span(runners).subspan(1), tokens_.ids, {o_.context, 128, o_.from, tokens_.bos, o_.threads, {}}));
       for (const auto& v : result.variants) {
         const analysis::Summary& s = v.summaries.all();
-        all.push_back({s.kl().value, s.same_top().value, s.perplexity_change().value});
+        all.push_back({s.kl().value, s.same_top().value, s.perplexity_change().value, s.kls()});
       }
       done_ += count;
     }
@@ -166,7 +167,13 @@ class Planner {
     total_ = plans.size() + 1;
     PRISM_TRY(const auto found, compare(base, plans));
     start_ = found[0];
-    for (size_t i = 0; i < measured.size(); ++i) measured[i]->cost = found[i + 1].kl - start_.kl;
+    for (size_t i = 0; i < measured.size(); ++i) {   // by position: most of what a position's divergence is, all variants share
+      analysis::Mean change;
+      for (size_t p = 0; p < start_.kls.size(); ++p) change.add(double(found[i + 1].kls[p]) - double(start_.kls[p]));
+      measured[i]->cost = change.estimate().value;
+      measured[i]->error = change.estimate().error;
+    }
+    analysis::shrink_costs(options_);
     return ok();
   }
 
@@ -179,7 +186,7 @@ class Planner {
       for (size_t l = 0; l < layers_.size(); ++l) {
         if (!layers_[l].compressed()) continue;
         json row = {{"layer", l}, {"options", json::array()}};
-        for (const KvOption& option : options_[l]) row["options"].push_back({{"bits", option.bits}, {"bytes", option.bytes}, {"kl_change", option.cost}});
+        for (const KvOption& option : options_[l]) row["options"].push_back({{"bits", option.bits}, {"bytes", option.bytes}, {"kl_change", option.cost}, {"kl_change_error", option.error}});
         out["layers"].push_back(row);
       }
       print_json(out);

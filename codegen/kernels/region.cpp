@@ -144,12 +144,15 @@ std::optional<Ex> elementwise(const ir::Operation& op, const std::vector<Ex>& in
       const double cap = op.attr<double>("cap");
       return call(Fn::Tanh, {in[0] * Ex(1.0 / cap)}) * Ex(cap);
     }
-    case Op::Quantize: {  // to i8 or u8; an integer in f32, as what it is stored in
+    case Op::Quantize: {  // an integer in f32, as what it is stored in
+      if (ir::info(op.result()->type.dtype).quantized) return std::nullopt;
       const bool sign = op.result()->type.dtype == DType::I8;
       const Ex q = call(Fn::RoundEven, {in[0] * Ex(1 / op.attr<double>("scale"))}) + Ex(double(op.attr<int64_t>("zero_point")));
       return min(max(q, constant(q.ty(), sign ? -128 : 0)), constant(q.ty(), sign ? 127 : 255));
     }
-    case Op::Dequantize: return (in[0] - Ex(double(op.attr<int64_t>("zero_point")))) * Ex(op.attr<double>("scale"));
+    case Op::Dequantize:
+      if (ir::info(op.operand(0)->type.dtype).quantized) return std::nullopt;
+      return (in[0] - Ex(double(op.attr<int64_t>("zero_point")))) * Ex(op.attr<double>("scale"));
     case Op::Cast: return in[0];  // rounded where it is stored
     case Op::Scale: return in[0] * Ex(op.attr<double>("by")) + Ex(op.attr<double>("plus"));
     case Op::Add: return in[0] + in[1];

@@ -81,6 +81,37 @@ TEST(KvPlan, WithinTheBudgetAndNothingLeftThatHelps) {
   }
 }
 
+/// Layers' costs with errors of their own: guesses are nearer to the truth than measurements, the more so the larger the errors are.
+TEST(KvPlan, UncertainCostsMoveTowardsTheirMean) {
+  std::mt19937 random(3);
+  std::normal_distribution<double> normal;
+  for (const double noise : {0.1, 1.0, 10.0}) {
+    double before = 0, after = 0;
+    for (int trial = 0; trial < 200; ++trial) {
+      Layers layers(20);
+      std::vector<double> truth;
+      for (auto& options : layers) {
+        truth.push_back(5 + normal(random));
+        const double error = noise * std::uniform_real_distribution<double>(0.5, 1.5)(random);
+        options = {{"k4v4", 0, 100}, {"k3v3", truth.back() + error * normal(random), 80, error}};
+      }
+      const Layers measured = layers;
+      shrink_costs(layers);
+      for (size_t l = 0; l < layers.size(); ++l) {
+        EXPECT_EQ(layers[l][0].cost, 0);
+        before += std::pow(measured[l][1].cost - truth[l], 2);
+        after += std::pow(layers[l][1].cost - truth[l], 2);
+      }
+    }
+    EXPECT_LT(after, before * (noise < 1 ? 1.0 : noise > 1 ? 0.1 : 0.65)) << noise;
+  }
+  Layers few(2, {{"k3v3", 1, 80}});
+  few[0][0].error = few[1][0].error = 1;
+  few[1][0].cost = 3;
+  shrink_costs(few);
+  EXPECT_EQ(few[1][0].cost, 3) << "two say nothing about how costs vary";
+}
+
 TEST(KvPlan, ABudgetBelowTheMinimumIsRefused) {
   const Layers layers(2, {{"k2v2", 1, 2048}, {"k4v4", 0, 4096}});
   EXPECT_TRUE(choose_kv_options(layers, 4096));
