@@ -216,7 +216,7 @@ CLI::Option* list(CLI::App& c, const char* name, std::vector<T>& values, const c
 void add_bench(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("bench", "Measure prefill and decode speed: median and spread, and fractions of what the machine can do");
-  c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
+  c->add_option("model", o->model, kModelOrPrxHelp)->required();
   const CLI::Range positions(int64_t(0), int64_t(1) << 30);
   list(*c, "-p,--prompt-tokens", o->prompts, "Tokens of prefill, for example 512,4096; 0 skips it")->check(positions);
   list(*c, "-n,--count", o->counts, "Tokens to decode; 0 skips it")->check(positions);

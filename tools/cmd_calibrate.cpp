@@ -102,7 +102,7 @@ void add_calibrate(CLI::App& app, Action& chosen) {
   c->footer("Records, for the inputs of every matrix, each channel's mean square, minimum and maximum and a histogram of all, as evaluated op by\n"
             "op in f32. With --sensitivity also how far the model's predictions move (KL divergence) when that matrix alone is quantized:\n"
             "prism quantize --auto chooses formats by it.");
-  c->add_option("model", o->model, "GGUF file")->required();
+  c->add_option("model", o->model, kModelHelp)->required();
   c->add_option("--text", o->text, "Text of the kind that the model will read, - for standard input")->required();
   c->add_option("-o,--output", o->out, "The calibration file to write")->required();
   c->add_option("--tokens", o->tokens, "Tokens of the text to read at most")->capture_default_str()->check(CLI::Range(2, 1 << 24));

@@ -1,4 +1,4 @@
-// prism compile: GGUF -> .prx
+// prism compile: model file -> .prx
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -72,15 +72,15 @@ Status run(Options o) {
 
 void add_compile(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<Options>();
-  CLI::App* c = app.add_subcommand("compile", "Compile a GGUF model into an executable (.prx)");
-  c->add_option("model", o->model, "GGUF file")->required();
+  CLI::App* c = app.add_subcommand("compile", "Compile a model into an executable (.prx)");
+  c->add_option("model", o->model, kModelHelp)->required();
   c->add_option("-o,--output", o->out, "The .prx to write")->required();
   add_target(*c, o->target);
   add_isa(*c, o->compile.isa);
   add_kv(*c, o->kv);
   add_kv_evict(*c, o->evict);
   add_pipeline(*c, o->compile.pipeline);
-  c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the GGUF file");
+  c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the model");
   c->add_option("--dump-ir", o->compile.dump_ir, "Folder for the IR after each pass and the kernels' text");
   c->add_option("--kernels", o->kernels, "File for a markdown table of the GPU kernels: threads, shared memory, registers, spills");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });

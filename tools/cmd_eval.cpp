@@ -61,7 +61,7 @@ Status run(const Options& o) {
 void add_eval(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("eval", "Write the logits of a list of ids: float32, row-major [ids, vocab]");
-  c->add_option("model", o->model, "GGUF or .prx file")->required();
+  c->add_option("model", o->model, kModelOrPrxHelp)->required();
   c->add_option("--ids", o->ids, "1,2,3 or @FILE")->required();
   c->add_option("--logits", o->out, "File to write")->required();
   c->add_flag("--prefill", o->prefill, "Logits as a prompt's kernels compute them instead of those that generate (slower)");

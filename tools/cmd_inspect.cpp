@@ -1,4 +1,4 @@
-// prism inspect: what a GGUF or .prx holds.
+// prism inspect: what a model or .prx holds.
 #include <cstdio>
 #include <iostream>
 
@@ -139,8 +139,8 @@ Status inspect_prx(const std::string& path, int64_t positions) {
 void add_inspect(CLI::App& app, Action& chosen) {
   auto path = std::make_shared<std::string>();
   auto positions = std::make_shared<int64_t>(8192);
-  CLI::App* c = app.add_subcommand("inspect", "Show what a GGUF or .prx holds: metadata, tensors, entry points, memory plan, kernels");
-  c->add_option("file", *path, "GGUF or .prx file")->required();
+  CLI::App* c = app.add_subcommand("inspect", "Show what a model or .prx holds: metadata, tensors, entry points, memory plan, kernels");
+  c->add_option("file", *path, kModelOrPrxHelp)->required();
   c->add_option("--positions", *positions, "State the size of a KV cache with so many, or as many as the model has")->capture_default_str()->check(CLI::Range(int64_t(1), int64_t(1) << 40));
   c->callback([path, positions, &chosen] {
     chosen = [path, positions]() -> Status {

@@ -237,7 +237,7 @@ void add_plan_kv(CLI::App& app, Action& chosen) {
   c->footer("Prints a plan that --kv takes: prism run model.gguf --kv \"$(prism plan-kv model.gguf --text text.txt --ratio 4)\"\n"
             "Every layer is measured with every choice of bits while the others have the middle one of --bits. Channels of keys are first made larger or\n"
             "smaller, and those of queries the other way, so that rounding keys changes scores least: the letters after the plan's colon say by how much.");
-  c->add_option("model", o->model, "GGUF file, or synth:SHAPE; best with f16 weights: int8 activations hide small losses")->required();
+  c->add_option("model", o->model, std::string(kModelHelp) + "; best with f16 weights: int8 activations hide small losses")->required();
   c->add_option("--text", o->text, "Text of the kind that the model will read, - for standard input")->required();
   auto* ratio = c->add_option("--ratio", o->ratio, "How many times smaller than in f16 the cache is to be")->check(CLI::Range(1.0, 16.0));
   c->add_option("--budget", o->budget, "Bytes that the cache may have, for example 60MB")->transform(CLI::AsSizeValue(true))->check(CLI::PositiveNumber)->excludes(ratio);

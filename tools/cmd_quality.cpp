@@ -246,9 +246,9 @@ Status run(const Options& o) {
 void add_quality(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("quality", "Compare a model with a variant of it over a text: perplexity, KL divergence, agreement on the likeliest token");
-  c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
+  c->add_option("model", o->model, kModelOrPrxHelp)->required();
   c->add_option("--text", o->text, "File of UTF-8 text, - for standard input")->required();
-  auto* against = c->add_option("--against", o->against, "The variant: passes as --pipeline takes them, or another GGUF or .prx file with the same tokenizer");
+  auto* against = c->add_option("--against", o->against, "The variant: passes as --pipeline takes them, or another model with the same tokenizer");
   c->add_option("--against-kv", o->against_kv, "Element type of the variant's KV cache, or what --kv takes; for several variants several, for example bf16,k8v8,k4v3")
       ->delimiter(',')->allow_extra_args(false)->check(kv_type);
   auto* each_pass = c->add_flag("--each-pass", o->each_pass, "The variants: the pipeline with the passes that reduce precision switched on one after the other, against none of them");

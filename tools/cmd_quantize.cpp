@@ -181,7 +181,7 @@ void add_quantize(CLI::App& app, Action& chosen) {
             "  prism quantize model-f16.gguf -o model-q4_k.gguf --type q4_k\n"
             "  prism calibrate model-f16.gguf --text text.txt -o model.cal --sensitivity 128\n"
             "  prism quantize model-f16.gguf -o small.gguf --calibration model.cal --auto --bits 4.8");
-  c->add_option("model", o->model, "GGUF file")->required();
+  c->add_option("model", o->model, kModelHelp)->required();
   c->add_option("-o,--output", o->out, "The GGUF file to write")->required();
   auto* type = c->add_option("--type", o->type, "Format of the matrices")->check(CLI::IsMember(type_names()));
   c->add_option("--calibration", o->calibration, "What prism calibrate measured with this model");

@@ -127,8 +127,8 @@ Status run(RunOptions o) {
 
 void add_run(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<RunOptions>();
-  CLI::App* c = app.add_subcommand("run", "Generate text with a model (.gguf is compiled once and cached, .prx runs as it is)");
-  c->add_option("model", o->model, "GGUF or .prx file, or synth:SHAPE")->required();
+  CLI::App* c = app.add_subcommand("run", "Generate text with a model (compiled once and cached; a .prx runs as it is)");
+  c->add_option("model", o->model, kModelOrPrxHelp)->required();
   auto* prompt = c->add_option_group("prompt")->require_option(1);
   prompt->add_option("-p,--prompt", o->prompt, "Text to continue");
   prompt->add_option("-f,--file", o->file, "File of text to continue, - for standard input");

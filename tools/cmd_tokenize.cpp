@@ -43,7 +43,7 @@ Status run(const Options& o) {
 void add_tokenize(CLI::App& app, Action& chosen) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("tokenize", "Texts separated by NUL on stdin -> one line of ids each, without BOS");
-  c->add_option("model", o->model, "GGUF or .prx file")->required();
+  c->add_option("model", o->model, kModelOrPrxHelp)->required();
   c->add_flag("--detokenize", o->detokenize, "Lines of ids on stdin -> texts separated by NUL");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }

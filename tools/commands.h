@@ -17,6 +17,10 @@ void print_json(const nlohmann::json& value);
 /// All of a file, or of standard input for "-".
 Result<std::string> read_text(const std::string& path);
 
+/// What a model's path may name.
+inline constexpr char kModelHelp[] = "GGUF file, Hugging Face folder or synth:SHAPE";
+inline constexpr char kModelOrPrxHelp[] = "GGUF or .prx file, Hugging Face folder or synth:SHAPE";
+
 /// --isa: the instruction set to compile for.
 inline void add_isa(CLI::App& command, std::string& isa) {
   command.add_option("--isa", isa, "Compile for this instruction set; default: this machine's best")

@@ -21,6 +21,7 @@
 #include "codegen/cache.h"
 #include "codegen/fill_weight.h"
 #include "codegen/generate.h"
+#include "frontends/gguf/hf/folder.h"
 #include "frontends/gguf/model.h"
 #include "frontends/gguf/synth.h"
 #include "ir/text.h"
@@ -63,16 +64,20 @@ uint64_t build_stamp() {
   return XXH3_64bits(parts, sizeof parts);
 }
 
-/// Names a model by its header, size, modification time and a sample of every tensor; one that is made by its header, which
-/// says how.
+/// Names a model by its header, size, modification times and a sample of every tensor; one that is made of nothing by its header,
+/// which says how.
 std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   XXH3_state_t* state = XXH3_createState();
   XXH3_128bits_reset(state);
   auto add = [&](const void* p, size_t n) { XXH3_128bits_update(state, p, n); };
-  struct stat s{};
-  stat(f.name().c_str(), &s);
-  const uint64_t facts[] = {build_stamp(), f.size(), uint64_t(s.st_mtim.tv_sec), uint64_t(s.st_mtim.tv_nsec)};
+  const uint64_t facts[] = {build_stamp(), f.size()};
   add(facts, sizeof facts);
+  for (const std::string& source : f.sources()) {
+    struct stat s{};
+    stat(source.c_str(), &s);
+    const uint64_t times[] = {uint64_t(s.st_mtim.tv_sec), uint64_t(s.st_mtim.tv_nsec)};
+    add(times, sizeof times);
+  }
   add(o.isa.data(), o.isa.size());
   const std::string target = o.target.text();
   add(target.data(), target.size());
@@ -88,8 +93,13 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
       add(version, sizeof version);
     }
   add(f.bytes().data(), size_t(f.header_bytes()));
-  if (!f.is_made())
-    for (const gguf::TensorInfo& t : f.tensors()) add(f.data(t), size_t(std::min<uint64_t>(t.bytes, 256)));
+  for (const gguf::TensorInfo& t : f.tensors()) {
+    if (f.sources().empty()) break;
+    uint8_t sample[256];
+    const auto bytes = size_t(std::min<uint64_t>(t.bytes, sizeof sample));
+    f.read(t, 0, {sample, bytes});
+    add(sample, bytes);
+  }
   const XXH128_hash_t h = XXH3_128bits_digest(state);
   XXH3_freeState(state);
   char name[48];
@@ -166,14 +176,14 @@ rt::Progress stderr_progress() {
 }
 
 Result<FileKind> file_kind(const std::string& path) {
-  if (gguf::is_synth(path)) return FileKind::Gguf;
+  if (gguf::is_synth(path) || gguf::hf::is_folder(path)) return FileKind::Gguf;
   char magic[4] = {};
   std::ifstream in(path, std::ios::binary);
   if (!in) return error(path, ": cannot open: ", strerror(errno));
   in.read(magic, 4);
   if (in.gcount() == 4 && !memcmp(magic, "GGUF", 4)) return FileKind::Gguf;
   if (in.gcount() == 4 && !memcmp(magic, "PRX1", 4)) return FileKind::Prx;
-  return error(path, ": found neither 'GGUF' nor 'PRX1' in its first 4 bytes, expected a GGUF or .prx file");
+  return error(path, ": found neither 'GGUF' nor 'PRX1' in its first 4 bytes, expected a GGUF or .prx file, or a Hugging Face folder with config.json");
 }
 
 rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
@@ -191,16 +201,29 @@ rt::WeightFiller filler(std::shared_ptr<gguf::File> file) {
 
 // Pieces are hashed on all cores and do not stay in memory.
 Result<rt::ModelReference> reference_to(const gguf::File& f, unsigned threads) {
-  constexpr size_t kPiece = size_t(4) << 20;
-  const auto bytes = f.bytes();
-  std::vector<uint64_t> hashes((bytes.size() + kPiece - 1) / kPiece);
+  constexpr uint64_t kPiece = uint64_t(4) << 20;
+  struct Piece {
+    const gguf::TensorInfo* tensor;  // nullptr: of f.bytes()
+    uint64_t begin, bytes;
+  };
+  std::vector<Piece> pieces;
+  const auto cut = [&](const gguf::TensorInfo* t, uint64_t bytes) {
+    for (uint64_t at = 0; at < bytes; at += kPiece) pieces.push_back({t, at, std::min(kPiece, bytes - at)});
+  };
+  cut(nullptr, f.bytes().size());
+  if (f.is_made() && !f.sources().empty())
+    for (const gguf::TensorInfo& t : f.tensors()) cut(&t, t.bytes);
+  std::vector<uint64_t> hashes(pieces.size());
   PRISM_TRY(auto team, rt::ThreadTeam::create(threads));
   rt::parallel_for(*team, hashes.size(), [&](size_t i) {
-    const auto piece = bytes.subspan(i * kPiece, std::min(kPiece, bytes.size() - i * kPiece));
-    hashes[i] = XXH3_64bits(piece.data(), piece.size());
-    f.forget(piece.data(), piece.size());
+    const Piece& p = pieces[i];
+    std::vector<uint8_t> made(p.tensor ? p.bytes : 0);
+    if (p.tensor) f.read(*p.tensor, p.begin, made);
+    const uint8_t* bytes = p.tensor ? made.data() : f.bytes().data() + p.begin;
+    hashes[i] = XXH3_64bits(bytes, p.bytes);
+    if (!p.tensor) f.forget(bytes, p.bytes);
   });
-  const std::string path = f.is_made() ? f.name() : fs::absolute(f.name()).string();
+  const std::string path = f.sources().empty() ? f.name() : fs::absolute(f.name()).string();
   return rt::ModelReference{path, f.size(), XXH3_64bits(hashes.data(), 8 * hashes.size())};
 }
 
@@ -291,13 +314,13 @@ Result<Model> load_model(const std::string& path, const ModelOptions& options) {
     std::error_code ec;
     fs::create_directories(folder, ec);
     prx = (folder / cache_name(*file, compile)).string();
-    if (file->is_made()) load.fill = filler(file);  // only the code is worth keeping
+    if (file->sources().empty()) load.fill = filler(file);  // only the code is worth keeping
     if (auto cached = rt::Executable::load(prx, load)) {
       model.executable = *cached;
     } else {
       PRISM_TRY(auto compiled, compile_gguf(file, compile));
       model.compiled_now = true;
-      const rt::WeightFiller embed = file->is_made() ? nullptr : compiled.fill;
+      const rt::WeightFiller embed = file->sources().empty() ? nullptr : compiled.fill;
       if (options.like) {  // a variant that is looked at once
         load.fill = compiled.fill;
         PRISM_TRY(model.executable, rt::Executable::from_program(std::move(compiled.program), load));

@@ -1,15 +1,10 @@
 #include "frontends/gguf/gguf.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 
+#include "frontends/gguf/hf/folder.h"
 #include "frontends/gguf/quote.h"
 #include "frontends/gguf/synth.h"
 #include "runtime/base/checked.h"
@@ -325,24 +320,11 @@ Error missing(const std::string& file, std::string_view key, std::string_view ex
 
 Result<std::shared_ptr<File>> File::open(const std::string& path) {
   if (is_synth(path)) return open_synth(path);
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return error(path, ": cannot open: ", std::strerror(errno));
-  struct stat st;
-  const bool regular = ::fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
-  void* mapping = MAP_FAILED;
-  if (regular && st.st_size > 0) mapping = ::mmap(nullptr, size_t(st.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
-  const int map_errno = errno;
-  ::close(fd);
-  if (!regular) return error(path, ": found something that is not a regular file, expected a GGUF file");
-  if (st.st_size == 0) return error(path, ": found an empty file, expected a GGUF file");
-  if (mapping == MAP_FAILED) return error(path, ": cannot map: ", std::strerror(map_errno));
-  const std::span<const uint8_t> bytes(static_cast<const uint8_t*>(mapping), size_t(st.st_size));
-  auto file = parse(bytes, path);
-  if (file) {
-    (*file)->mapping_ = mapping;
-  } else {
-    ::munmap(mapping, bytes.size());
-  }
+  if (hf::is_folder(path)) return hf::open_folder(path);
+  PRISM_TRY(MappedFile mapped, MappedFile::open(path, "a GGUF file or a Hugging Face folder with config.json"));
+  PRISM_TRY(auto file, parse(mapped.bytes(), path));
+  file->sources_ = {path};
+  file->mapped_ = std::move(mapped);
   return file;
 }
 
@@ -350,13 +332,15 @@ Result<std::shared_ptr<File>> File::parse(std::span<const uint8_t> bytes, const 
   return parse(bytes, bytes.size(), name);
 }
 
-Result<std::shared_ptr<File>> File::made(std::string header, const std::string& name, Maker maker) {
+Result<std::shared_ptr<File>> File::made(std::string header, const std::string& name, Maker maker,
+                                         std::vector<std::string> sources) {
   const auto kept = std::make_shared<const std::string>(std::move(header));
   PRISM_TRY(auto f, parse({reinterpret_cast<const uint8_t*>(kept->data()), kept->size()}, INT64_MAX, name));
   f->size_ = f->header_bytes_;
   for (const TensorInfo& t : f->tensors_) f->size_ = std::max(f->size_, t.offset + t.bytes);
   f->header_ = kept;
   f->maker_ = std::move(maker);
+  f->sources_ = std::move(sources);
   return f;
 }
 
@@ -420,16 +404,6 @@ std::shared_ptr<const uint8_t> File::load(const TensorInfo& t) const {
 void File::read(const TensorInfo& t, uint64_t offset, std::span<uint8_t> out) const {
   if (maker_) maker_(t, offset, out);
   else std::memcpy(out.data(), bytes_.data() + t.offset + offset, out.size());
-}
-
-void File::forget(const uint8_t* p, uint64_t bytes) const {
-  if (!mapping_) return;
-  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), begin = uintptr_t(p) / page * page;
-  madvise(reinterpret_cast<void*>(begin), uintptr_t(p) + bytes - begin, MADV_DONTNEED);
-}
-
-File::~File() {
-  if (mapping_) ::munmap(mapping_, bytes_.size());
 }
 
 const TensorInfo* File::tensor(std::string_view name) const {

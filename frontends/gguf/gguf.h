@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "frontends/gguf/mapped_file.h"
 #include "ir/quants.h"
 #include "runtime/base/result.h"
 
@@ -42,21 +43,24 @@ struct TensorInfo {
 
 class File {
  public:
-  /// Maps the file read-only; a path that begins with "synth:" names a model that is made (synth.h).
+  /// Maps the file read-only. A path that begins with "synth:" names a model that is made (synth.h), and a folder is read as
+  /// Hugging Face's files of a model (hf/folder.h).
   static Result<std::shared_ptr<File>> open(const std::string& path);
   /// From bytes in memory (kept by reference, must outlive the File); `name` is used in errors.
   static Result<std::shared_ptr<File>> parse(std::span<const uint8_t> bytes, const std::string& name);
   /// Makes a tensor's bytes from `offset` on, a multiple of 256 elements.
   using Maker = std::function<void(const TensorInfo& t, uint64_t offset, std::span<uint8_t> out)>;
-  /// A header without data behind it: that is made when it is read.
-  static Result<std::shared_ptr<File>> made(std::string header, const std::string& name, Maker maker);
-  ~File();
+  /// A header without data behind it: that is made when it is read, of the files `sources`.
+  static Result<std::shared_ptr<File>> made(std::string header, const std::string& name, Maker maker,
+                                            std::vector<std::string> sources = {});
   File(const File&) = delete;
   File& operator=(const File&) = delete;
 
   const std::string& name() const { return name_; }
   uint64_t size() const { return size_; }                    ///< header and data, also where the data is made
   bool is_made() const { return bool(maker_); }
+  /// Files whose change changes the model; none of one in memory or made as its header says.
+  const std::vector<std::string>& sources() const { return sources_; }
   std::span<const uint8_t> bytes() const { return bytes_; }  ///< the file, or the header where the data is made
   uint64_t header_bytes() const { return header_bytes_; }   ///< up to the start of the tensor data
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
@@ -68,7 +72,7 @@ class File {
   /// Copies or makes a part of it; `offset` as a Maker's.
   void read(const TensorInfo& t, uint64_t offset, std::span<uint8_t> out) const;
   /// The mapped pages that [p, p+bytes) touches may leave memory; they come back when read.
-  void forget(const uint8_t* p, uint64_t bytes) const;
+  void forget(const uint8_t* p, uint64_t bytes) const { mapped_.forget(p, bytes); }
 
   const std::map<std::string, MetaValue, std::less<>>& metadata() const { return metadata_; }
   const MetaValue* find(std::string_view key) const;
@@ -94,7 +98,8 @@ class File {
   std::map<std::string, size_t, std::less<>> tensor_index_;
   std::map<std::string, MetaValue, std::less<>> metadata_;
   std::vector<RawEntry> raw_metadata_;
-  void* mapping_ = nullptr;
+  MappedFile mapped_;
+  std::vector<std::string> sources_;
   std::shared_ptr<const std::string> header_;  ///< of a made file
   Maker maker_;
   mutable std::mutex mutex_;

@@ -25,6 +25,10 @@ class HeaderWriter {
     array(key, 5, values.size());
     for (int32_t v : values) put(entries_, v);
   }
+  void floats(std::string_view key, std::span<const float> values) {
+    array(key, 6, values.size());
+    for (float v : values) put(entries_, v);
+  }
   void strings(std::string_view key, std::span<const std::string> values) {
     array(key, 8, values.size());
     for (const std::string& v : values) put_string(entries_, v);

@@ -7,18 +7,17 @@
 namespace prism::gguf {
 
 /// 'text', with control and non-ASCII bytes as \xNN and a long text cut short.
-inline std::string quote(std::string_view text) {
-  constexpr size_t kMax = 80;
+inline std::string quote(std::string_view text, size_t most = 80) {
   constexpr char kHex[] = "0123456789abcdef";
   std::string out = "'";
-  for (unsigned char byte : text.substr(0, kMax)) {
+  for (unsigned char byte : text.substr(0, most)) {
     if (byte >= 0x20 && byte < 0x7f) {
       out += char(byte);
     } else {
       out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
     }
   }
-  return out + (text.size() > kMax ? "...'" : "'");
+  return out + (text.size() > most ? "...'" : "'");
 }
 
 }  // namespace prism::gguf

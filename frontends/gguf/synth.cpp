@@ -4,9 +4,9 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <numbers>
 
 #include "frontends/gguf/quote.h"
+#include "frontends/gguf/rope_factors.h"
 #include "frontends/gguf/synth_values.h"
 #include "llvm/ADT/StringRef.h"
 #include "runtime/base/checked.h"
@@ -125,18 +125,6 @@ bool parse_number(std::string_view text, Number& value) {
 std::span<const Shape> shapes() { return kShapes; }
 std::span<const std::string_view> synth_types() { return kTypes; }
 
-std::vector<float> llama3_rope_factors(const Shape& s) {
-  // Rotations shorter than 8192 / 4 positions stay, those longer than 8192 slow down, and between them it is gradual.
-  constexpr double kTrained = 8192, kLow = 1, kHigh = 4;
-  std::vector<float> factors;
-  for (int64_t i = 0; i < s.head_size / 2; ++i) {
-    const double wave = 2 * std::numbers::pi * std::pow(s.rope_base, 2.0 * double(i) / double(s.head_size));
-    const double stays = std::clamp((kTrained / wave - kLow) / (kHigh - kLow), 0.0, 1.0);
-    factors.push_back(float(1 / ((1 - stays) / s.rope_factor + stays)));
-  }
-  return factors;
-}
-
 std::string Synth::path() const {
   std::string out = std::string(kPrefix) + std::string(shape.name) + ":" + std::string(type) + ":seed=" + std::to_string(seed);
   const Shape& full = *std::ranges::find(kShapes, shape.name, &Shape::name);
@@ -220,7 +208,7 @@ Result<std::shared_ptr<File>> open_synth(const std::string& path) {
   PRISM_TRY(const Synth s, parse_synth(path));
   return File::made(synth_header(s), path, [s](const TensorInfo& t, uint64_t offset, std::span<uint8_t> out) {
     if (t.name == kFactors) {
-      const std::vector<float> factors = llama3_rope_factors(s.shape);
+      const std::vector<float> factors = llama3_rope_factors({.base = s.shape.rope_base, .factor = s.shape.rope_factor}, s.shape.head_size);
       std::memcpy(out.data(), reinterpret_cast<const uint8_t*>(factors.data()) + offset, out.size());
       return;
     }

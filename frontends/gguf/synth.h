@@ -38,7 +38,5 @@ Result<std::shared_ptr<File>> open_synth(const std::string& path);
 
 /// The GGUF header of `s`: keys, a vocabulary of bytes and made-up words, tensors.
 std::string synth_header(const Synth& s);
-/// Factors by which Llama 3 slows its rotations, one for each pair of dims.
-std::vector<float> llama3_rope_factors(const Shape& s);
 
 }  // namespace prism::gguf
