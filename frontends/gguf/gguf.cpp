@@ -321,7 +321,7 @@ Error missing(const std::string& file, std::string_view key, std::string_view ex
 Result<std::shared_ptr<File>> File::open(const std::string& path) {
   if (is_synth(path)) return open_synth(path);
   if (hf::is_folder(path)) return hf::open_folder(path);
-  PRISM_TRY(MappedFile mapped, MappedFile::open(path, "a GGUF file or a Hugging Face folder with config.json"));
+  PRISM_TRY(MappedFile mapped, MappedFile::open(path, "a GGUF file or a Hugging Face folder"));
   PRISM_TRY(auto file, parse(mapped.bytes(), path));
   file->sources_ = {path};
   file->mapped_ = std::move(mapped);

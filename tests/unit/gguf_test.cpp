@@ -190,7 +190,7 @@ TEST(Gguf, OpenSaysWhyItCannot) {
   EXPECT_EQ(File::open(path).message(), path + ": cannot open: No such file or directory");
   EXPECT_NE(File::open(folder.string()).message().find("not a regular file"), std::string::npos);
   std::ofstream(path).close();
-  EXPECT_EQ(File::open(path).message(), path + ": found an empty file, expected a GGUF file");
+  EXPECT_EQ(File::open(path).message(), path + ": found an empty file, expected a GGUF file or a Hugging Face folder");
   const auto bytes = everything().bytes();
   std::ofstream(path, std::ios::binary)
       .write(reinterpret_cast<const char*>(bytes.data()), std::streamsize(bytes.size()));

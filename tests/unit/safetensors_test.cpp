@@ -477,9 +477,56 @@ TEST_F(SafetensorsVocabulary, ByteLevel) {
   tokenizer("/added_tokens/0/lstrip", true, "added token 0: 'lstrip': found 'true', expected 'false'");
   tokenizer("/added_tokens/0/id", 2, "added token 0: token '<s>': found id 2, which is that of 'ab'");
   tokenizer("/added_tokens/0/id", 100, "no error");  // beyond what the weights know
+  model.config["bos_token_id"] = 5;
   tokenizer("/post_processor", {{"single", {{{"SpecialToken", {{"id", "<tool>"}}}}}}}, "'post_processor': found '<tool>' before every text");
   std::filesystem::remove(folder / "tokenizer.json");
   EXPECT_EQ(File::open(folder.path()).message(), folder.path() + "/tokenizer.json: cannot open: No such file or directory");
+}
+
+TEST_F(SafetensorsVocabulary, RolesOfTokens) {
+  model = with_tokenizer(byte_level(), 9);
+  const std::string tokens = folder / "tokenizer_config.json", generation = folder / "generation_config.json", jinja = folder / "chat_template.jinja";
+  const auto role = [&](const std::string& key) { return *open(folder.path())->get_int("tokenizer.ggml." + key, -1); };
+  const auto add_bos = [&] { return *open(folder.path())->get_bool("tokenizer.ggml.add_bos_token"); };
+  ASSERT_EQ(opened(model), "no error");
+  EXPECT_EQ(role("eos_token_id"), -1);
+  EXPECT_FALSE(add_bos());
+  write_text(generation, R"({"eos_token_id":[3,4]})");
+  EXPECT_EQ(role("eos_token_id"), 3);
+  model.config["eos_token_id"] = 2;
+  model.config["bos_token_id"] = 99;  // no token
+  model.config["pad_token_id"] = -1;
+  ASSERT_EQ(opened(model), "no error");
+  EXPECT_EQ(role("eos_token_id"), 2);
+  EXPECT_EQ(role("bos_token_id"), -1);
+  EXPECT_EQ(role("padding_token_id"), -1);
+  write_text(tokens, R"({"eos_token":"ab","bos_token":{"content":"<s>"},"unk_token":"<none>","chat_template":"short"})");
+  model.config["eos_token_id"] = 0;
+  model.tokenizer["post_processor"] = {{"type", "Sequence"}, {"processors", {{{"type", "ByteLevel"}}, {{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", "<s>"}}}}}}}}}};
+  ASSERT_EQ(opened(model), "no error");
+  EXPECT_EQ(role("eos_token_id"), 2);
+  EXPECT_EQ(role("bos_token_id"), 5);
+  EXPECT_EQ(role("unknown_token_id"), -1);
+  EXPECT_TRUE(add_bos());
+  EXPECT_EQ(*open(folder.path())->get_string("tokenizer.chat_template"), "short");
+  write_text(tokens, R"({"bos_token":"<s>","add_bos_token":false})");
+  write_text(jinja, "{{ long }}");
+  EXPECT_FALSE(add_bos());
+  EXPECT_EQ(*open(folder.path())->get_string("tokenizer.chat_template"), "{{ long }}");
+  write_text(tokens, "{}");
+  EXPECT_EQ(role("bos_token_id"), 5);  // what is put before every text
+  write_text(tokens, R"({"add_bos_token":1})");
+  EXPECT_EQ(opened(model), tokens + ": 'add_bos_token': found '1', expected true or false");
+}
+
+TEST_F(SafetensorsVocabulary, AddedTokens) {
+  json t = byte_level();
+  t["added_tokens"].push_back({{"id", 7}, {"content", "<|special by its looks|>"}, {"special", false}});
+  t["added_tokens"].push_back({{"id", 8}, {"content", "▁▁"}});  // found in the text as two spaces
+  ASSERT_EQ(opened(with_tokenizer(t, 9)), "no error");
+  const auto file = open(folder.path());
+  EXPECT_EQ(std::get<std::vector<int64_t>>(*file->find("tokenizer.ggml.token_type")), (std::vector<int64_t>{1, 1, 1, 1, 1, 3, 4, 3, 4}));
+  EXPECT_EQ(ids("a  b"), (std::vector<int32_t>{0, 8, 1}));
 }
 
 TEST_F(SafetensorsVocabulary, PreTokenizersByTheirRegularExpressions) {
@@ -509,6 +556,9 @@ TEST_F(SafetensorsVocabulary, CharactersWithBytesToFallBackOn) {
   };
   tokenizer("/model/merges", json::array({{"a", "b"}, {"▁", "a"}, {"ab", "c"}, {"b", "c"}}), "token 'abc': found no merge of 'a' and 'bc', which GGUF's scores cannot say");
   tokenizer("/model/merges", json::array({{"a", "b"}, {"▁", "a"}, {"ab", "c"}, {"b", "c"}, {"a", "bc"}}), "merge 4: found another way of making 'abc', expected it beside the others");
+  tokenizer("/model/merges", json::array({{"▁", "a"}, {"ab", "c"}, {"a", "bc"}, {"b", "c"}}), "no error");  // those of "ab", the first, are lost
+  EXPECT_EQ(ids("abc"), (std::vector<int32_t>{4, 10}));
+  tokenizer("/model/merges", json::array({{"a", "b"}, {"▁", "a"}, {"b", "c"}}), "token 'abc': found no merge of 'a' and 'bc'");
   tokenizer("/normalizer/normalizers/0", {{"type", "Lowercase"}}, "which is not supported");
   tokenizer("/normalizer", json(), "'normalizer': found none that replaces spaces");
   tokenizer("/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "first"}, {"split", false}}, "which is not supported");

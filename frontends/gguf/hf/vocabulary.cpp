@@ -205,17 +205,19 @@ Result<bool> space_prefix(const Object& root, const std::vector<Object>& pre) {
 }
 
 /// GGUF's scores say which token is made first, whatever it is made of. The ranks of merges say the same if those that make one
-/// token stand together and there is one for each way of making it.
+/// token stand together and there is one for each way of making it. Hugging Face's converter used to lose those of the first token
+/// that SentencePiece learned, whose score is 0 (Llama 2's two spaces); SentencePiece, which models are trained with, makes it first.
 Result<std::vector<float>> scores_of(const Object& model, const Vocabulary& v) {
   std::vector<float> scores(v.texts.size(), 0.0f);
   std::unordered_set<uint64_t> pairs;
   std::vector<bool> made(v.texts.size());
   const auto pair = [](int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); };
-  int32_t last = -1;
+  int32_t first = -1, last = -1;
   for (size_t i = 0; i < v.merges.size(); ++i) {
     const Merge& m = v.merges[i];
     const int32_t id = v.find(std::string(m.left) + std::string(m.right));
     pairs.insert(pair(v.find(m.left), v.find(m.right)));
+    if (i == 0) first = id;
     if (id == last) continue;
     if (made[size_t(id)]) return error(model.where(), ": merge ", i, ": found another way of making ", quote(v.texts[size_t(id)]), ", expected it beside the others");
     made[size_t(id)] = true;
@@ -230,8 +232,10 @@ Result<std::vector<float>> scores_of(const Object& model, const Vocabulary& v) {
     for (size_t cut = 1; cut < t.size(); ++cut) {
       const bool inside = (static_cast<unsigned char>(t[cut]) & 0xc0) == 0x80;
       const std::string_view left = t.substr(0, cut), right = t.substr(cut);
-      if (!inside && symbol(left) && symbol(right) && !pairs.contains(pair(v.find(left), v.find(right))))
+      if (inside || !symbol(left) || !symbol(right) || pairs.contains(pair(v.find(left), v.find(right)))) continue;
+      if (made[id] || int32_t(id) + 1 != first)
         return error(model.where(), ": token ", quote(t), ": found no merge of ", quote(left), " and ", quote(right), ", which GGUF's scores cannot say");
+      scores[id] = 1;
     }
   }
   return scores;
@@ -285,20 +289,20 @@ Status write_roles(const std::string& folder, const Object& root, const Object& 
   PRISM_TRY(const Object tokens, Object::of(tokens_json, tokens_path));
   PRISM_TRY(const Object generation, Object::of(generation_json, generation_path));
   const std::pair<std::string, std::string_view> roles[] = {{"bos", "bos"}, {"eos", "eos"}, {"unk", "unknown"}, {"pad", "padding"}};
-  int32_t bos = -1;
+  const std::string first = first_token(root.find("post_processor"));
+  const auto known = [&](int64_t id) { return id >= 0 && id < int64_t(v.texts.size()); };
+  int64_t bos = -1;
   for (const auto& [role, name] : roles) {
     const std::string text = text_of(tokens.find(role + "_token"));
     int64_t id = text.empty() ? -1 : v.find(text);
     for (const Object* place : {&config, &generation}) {
       const Json* value = place->find(role + "_token_id");
       if (value && value->is_array() && !value->empty()) value = &(*value)[0];
-      if (id < 0 && value && value->is_number_unsigned()) id = int64_t(std::min<uint64_t>(value->get<uint64_t>(), v.texts.size()));
+      if (!known(id) && value && value->is_number_integer()) id = value->get<int64_t>();
     }
-    if (id < 0 || id >= int64_t(v.texts.size())) continue;
-    w.u32("tokenizer.ggml." + std::string(name) + "_token_id", id);
-    if (role == "bos") bos = int32_t(id);
+    if (role == "bos") bos = id = known(id) || first.empty() ? id : v.find(first);
+    if (known(id)) w.u32("tokenizer.ggml." + std::string(name) + "_token_id", id);
   }
-  const std::string first = first_token(root.find("post_processor"));
   if (!first.empty() && v.find(first) != bos)
     return error(root.where(), ": 'post_processor': found ", quote(first), " before every text, expected the token that begins texts");
   PRISM_TRY(const bool add_bos, tokens.get_bool("add_bos_token", !first.empty()));
