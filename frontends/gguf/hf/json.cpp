@@ -100,7 +100,7 @@ Status Object::require(std::string_view key, std::initializer_list<Json> values)
     if (*v == value) return ok();
     expected += (expected.empty() ? "" : " or ") + shown(value);
   }
-  return wrong(key, expected);
+  return wrong(key, expected.empty() ? "nothing" : expected);
 }
 
 }  // namespace prism::gguf::hf

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -58,21 +59,32 @@ bool is_byte(std::string_view t) {
 Status read_tokens(const Object& root, const Object& model, int64_t size, Vocabulary& v) {
   v.texts.resize(size_t(size));
   v.types.assign(size_t(size), kUnused);
+  struct Added {
+    std::string where, text;
+    int64_t id;
+    bool special;
+  };
+  std::vector<Added> added;
+  std::set<std::string> beyond;  // tokens that the weights do not know
+  const Json* list = root.find("added_tokens");
+  if (list && !list->is_array()) return error(root.where(), ": 'added_tokens': found ", list->type_name(), ", expected an array");
+  for (size_t i = 0; list && i < list->size(); ++i) {
+    PRISM_TRY(const Object token, Object::of((*list)[i], root.where() + ": added token " + std::to_string(i)));
+    Added a{.where = token.where()};
+    PRISM_TRY(a.id, token.get_int("id", 0, INT32_MAX));
+    PRISM_TRY(a.text, token.get_string("content"));
+    PRISM_TRY(a.special, token.get_bool("special", false));
+    for (const char* key : {"lstrip", "rstrip", "single_word"}) PRISM_CHECK(token.require(key, {false}));
+    if (a.id < size) added.push_back(std::move(a));
+    else beyond.insert(a.text);
+  }
   PRISM_TRY(const Object vocab, model.get_object("vocab"));
   for (const auto& [text, value] : vocab.json().items()) {
+    if (beyond.contains(text)) continue;
     PRISM_TRY(const int64_t id, vocab.get_int(text, 0, size - 1));
     PRISM_CHECK(v.place(vocab.where(), text, id, kNormal));
   }
-  const Json* added = root.find("added_tokens");
-  if (added && !added->is_array()) return error(root.where(), ": 'added_tokens': found ", added->type_name(), ", expected an array");
-  for (size_t i = 0; added && i < added->size(); ++i) {
-    PRISM_TRY(const Object token, Object::of((*added)[i], root.where() + ": added token " + std::to_string(i)));
-    PRISM_TRY(const int64_t id, token.get_int("id", 0, INT32_MAX));
-    PRISM_TRY(const std::string text, token.get_string("content"));
-    PRISM_TRY(const bool special, token.get_bool("special", false));
-    for (const char* key : {"lstrip", "rstrip", "single_word"}) PRISM_CHECK(token.require(key, {false}));
-    if (id < size) PRISM_CHECK(v.place(token.where(), text, id, special || looks_special(text) ? kControl : kUserDefined));
-  }
+  for (const Added& a : added) PRISM_CHECK(v.place(a.where, a.text, a.id, a.special || looks_special(a.text) ? kControl : kUserDefined));
   return ok();
 }
 
@@ -114,7 +126,9 @@ Result<std::vector<Object>> steps_of(const Object& root, std::string_view key, s
   return steps;
 }
 
-Error unknown_step(const Object& step) { return error(step.where(), ": found ", quote(step.json().dump(-1, ' ', true, Json::error_handler_t::replace), 300), ", which is not supported"); }
+Error unknown_step(const Object& step) {
+  return error(step.where(), ": found ", quote(step.json().dump(-1, ' ', true, Json::error_handler_t::replace), 300), ", which is not supported");
+}
 
 /// The pre-tokenizers of frontends/gguf/pretokenizer.cpp as tokenizer.json writes them: regular expressions and these two.
 constexpr std::string_view kDigits = "Digits", kByteLevel = "ByteLevel";
@@ -217,7 +231,7 @@ Result<std::vector<float>> scores_of(const Object& model, const Vocabulary& v) {
     const Merge& m = v.merges[i];
     const int32_t id = v.find(std::string(m.left) + std::string(m.right));
     pairs.insert(pair(v.find(m.left), v.find(m.right)));
-    if (i == 0) first = id;
+    if (first < 0 && v.types[size_t(id)] == kNormal) first = id;
     if (id == last) continue;
     if (made[size_t(id)]) return error(model.where(), ": merge ", i, ": found another way of making ", quote(v.texts[size_t(id)]), ", expected it beside the others");
     made[size_t(id)] = true;
