@@ -62,7 +62,8 @@ class Inserter {
     for (Operation* op : linears)
       if (named(*op) && !protected_layers.contains(layer_of(op->operand(1)->name)) && !(protects("values") && makes_values(*op))) PRISM_CHECK(type_ == "int8" ? int8(*op) : half(*op));
     for (Operation& op : g.ops)   // of no use to later passes, which merge equal linears
-      if (op.op == Op::Linear) op.attrs.erase("x_min"), op.attrs.erase("x_max");
+      if (op.op == Op::Linear)
+        for (const char* bound : {"x_min", "x_max"}) op.attrs.erase(bound);
     return ok();
   }
 

@@ -57,9 +57,10 @@ Status write_text(const fs::path& path, std::string_view text) {
 }
 
 /// Changes when the program does, so that a new build never runs an old build's kernels.
-uint64_t build_stamp() {
+/// Of a file's version: other contents have another.
+uint64_t file_stamp(const std::string& path) {
   struct stat s{};
-  stat("/proc/self/exe", &s);
+  stat(path.c_str(), &s);
   const uint64_t parts[] = {uint64_t(s.st_size), uint64_t(s.st_mtim.tv_sec), uint64_t(s.st_mtim.tv_nsec)};
   return XXH3_64bits(parts, sizeof parts);
 }
@@ -70,13 +71,14 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   XXH3_state_t* state = XXH3_createState();
   XXH3_128bits_reset(state);
   auto add = [&](const void* p, size_t n) { XXH3_128bits_update(state, p, n); };
-  const uint64_t facts[] = {build_stamp(), f.size()};
-  add(facts, sizeof facts);
-  for (const std::string& source : f.sources()) {
-    struct stat s{};
-    stat(source.c_str(), &s);
-    const uint64_t times[] = {uint64_t(s.st_mtim.tv_sec), uint64_t(s.st_mtim.tv_nsec)};
-    add(times, sizeof times);
+  const uint64_t size = f.size();
+  add(&size, sizeof size);
+  std::vector<std::string> files = f.sources();
+  files.emplace_back("/proc/self/exe");
+  if (const auto steps = passes::parse_pipeline(o.pipeline)) std::ranges::copy(quantize::range_files(*steps), std::back_inserter(files));
+  for (const std::string& file : files) {
+    const uint64_t stamp = file_stamp(file);
+    add(&stamp, sizeof stamp);
   }
   add(o.isa.data(), o.isa.size());
   const std::string target = o.target.text();
@@ -85,13 +87,6 @@ std::string cache_name(const gguf::File& f, const CompileOptions& o) {
   add(&o.kv.dtype, sizeof o.kv.dtype);
   const std::string plan = o.kv.plan();
   add(plan.data(), plan.size());
-  if (const auto steps = passes::parse_pipeline(o.pipeline))
-    for (const std::string& file : quantize::range_files(*steps)) {
-      struct stat ranges{};
-      stat(file.c_str(), &ranges);
-      const uint64_t version[] = {uint64_t(ranges.st_size), uint64_t(ranges.st_mtim.tv_sec), uint64_t(ranges.st_mtim.tv_nsec)};
-      add(version, sizeof version);
-    }
   add(f.bytes().data(), size_t(f.header_bytes()));
   for (const gguf::TensorInfo& t : f.tensors()) {
     if (f.sources().empty()) break;

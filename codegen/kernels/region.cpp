@@ -127,6 +127,26 @@ Ex activation(const std::string& act, Ex x) {
   return x * Ex(0.5) * (call(Fn::Erf, {x * Ex(M_SQRT1_2)}) + Ex(1.0));  // gelu
 }
 
+namespace {
+
+/// Of the op quantize to i8 or u8, in f64, so that ties are ties; NaN is the zero point.
+Ex affine_integer(const ir::Operation& op, Ex x) {
+  const auto f64 = [&](double v) { return constant({Elem::F64, x.ty().lanes}, v); };
+  constexpr double kMost = 0x1p40, kRound = 0x1.8p52;  // adding it leaves an integer, ties to even
+  const double zero = double(op.attr<int64_t>("zero_point"));
+  const bool sign = op.result()->type.dtype == DType::I8;
+  const Ex q = max(min(cast(Elem::F64, x) / f64(op.attr<double>("scale")), f64(kMost)), f64(-kMost));
+  const Ex level = max(min((q + f64(kRound)) - f64(kRound) + f64(zero), f64(sign ? INT8_MAX : UINT8_MAX)), f64(sign ? INT8_MIN : 0));
+  return select(x == x, cast(Elem::F32, level), constant({Elem::F32, x.ty().lanes}, zero));
+}
+
+Ex affine_value(const ir::Operation& op, Ex q) {
+  const auto f64 = [&](double v) { return constant({Elem::F64, q.ty().lanes}, v); };
+  return cast(Elem::F32, (cast(Elem::F64, q) - f64(double(op.attr<int64_t>("zero_point")))) * f64(op.attr<double>("scale")));
+}
+
+}  // namespace
+
 std::optional<Ex> elementwise(const ir::Operation& op, const std::vector<Ex>& in) {
   switch (op.op) {
     case Op::Neg: return Ex(0.0) - in[0];
@@ -144,15 +164,12 @@ std::optional<Ex> elementwise(const ir::Operation& op, const std::vector<Ex>& in
       const double cap = op.attr<double>("cap");
       return call(Fn::Tanh, {in[0] * Ex(1.0 / cap)}) * Ex(cap);
     }
-    case Op::Quantize: {  // an integer in f32, as what it is stored in
+    case Op::Quantize:
       if (ir::info(op.result()->type.dtype).quantized) return std::nullopt;
-      const bool sign = op.result()->type.dtype == DType::I8;
-      const Ex q = call(Fn::RoundEven, {in[0] * Ex(1 / op.attr<double>("scale"))}) + Ex(double(op.attr<int64_t>("zero_point")));
-      return min(max(q, constant(q.ty(), sign ? -128 : 0)), constant(q.ty(), sign ? 127 : 255));
-    }
+      return affine_integer(op, in[0]);
     case Op::Dequantize:
       if (ir::info(op.operand(0)->type.dtype).quantized) return std::nullopt;
-      return (in[0] - Ex(double(op.attr<int64_t>("zero_point")))) * Ex(op.attr<double>("scale"));
+      return affine_value(op, in[0]);
     case Op::Cast: return in[0];  // rounded where it is stored
     case Op::Scale: return in[0] * Ex(op.attr<double>("by")) + Ex(op.attr<double>("plus"));
     case Op::Add: return in[0] + in[1];

@@ -82,7 +82,8 @@ class Region {
   std::map<const ir::Value*, kir::Buffer> buffers_, keys_, values_;
 };
 
-/// f32 expression of an elementwise op given its operands' expressions (scalars or vectors); nullopt if it is not one.
+/// f32 expression of an elementwise op, or of quantize to integers or dequantize of them, given its operands' expressions (scalars or vectors, integers
+/// also as what they are); nullopt if it is not one.
 std::optional<kir::Ex> elementwise(const ir::Operation& op, const std::vector<kir::Ex>& in);
 kir::Ex activation(const std::string& act, kir::Ex x);  ///< "silu", "relu", "gelu", "gelu_tanh", "gelu_quick"
 

@@ -1,5 +1,5 @@
 // The header of a synthetic model: what llama.cpp's converter writes for the architecture, with a made-up vocabulary.
-#include "frontends/gguf/header_writer.h"
+#include "frontends/gguf/model_keys.h"
 #include "frontends/gguf/synth.h"
 
 namespace prism::gguf {
@@ -51,22 +51,7 @@ std::string synth_header(const Synth& synth) {
   w.string("general.name", synth.path());
   w.string("general.version", kEdition);
   w.u32("general.quantization_version", 2);
-  w.u32(prefix + "vocab_size", s.vocab);
-  w.u32(prefix + "context_length", s.context);
-  w.u32(prefix + "embedding_length", s.width);
-  w.u32(prefix + "block_count", s.layers);
-  w.u32(prefix + "feed_forward_length", s.hidden);
-  w.u32(prefix + "attention.head_count", s.heads);
-  w.u32(prefix + "attention.head_count_kv", s.kv_heads);
-  if (s.architecture == "gpt2") {
-    w.f32(prefix + "attention.layer_norm_epsilon", s.epsilon);
-  } else {
-    w.f32(prefix + "attention.layer_norm_rms_epsilon", s.epsilon);
-    w.u32(prefix + "attention.key_length", s.head_size);
-    w.u32(prefix + "attention.value_length", s.head_size);
-    w.u32(prefix + "rope.dimension_count", s.head_size);
-    w.f32(prefix + "rope.freq_base", s.rope_base);
-  }
+  write_model_keys(w, std::string(s.architecture), {s.vocab, s.context, s.width, s.layers, s.hidden, s.heads, s.kv_heads, s.head_size, s.epsilon, s.rope_base});
   if (s.architecture == "gemma3") {
     w.u32(prefix + "attention.sliding_window", s.window);
     w.u32(prefix + "attention.sliding_window_pattern", 6);  // every sixth layer sees all positions

@@ -73,12 +73,11 @@ void GpuAttention::copy_tile(const Buffer& tiles, Ex at, Ex key0, int64_t keys, 
   const int64_t chunks = keys * d_ / 8, row = d_ / 8;  // of 16 bytes
   const Ex half = b_.let(at + half_at(worker / 2, worker % 2)), values_at = b_.let(at + Ex(keys * d_)), place = b_.let(values_at + (worker + worker / row) * 8);
   const int64_t unit = compressed() ? elem_bytes(Elem::F16) : 1;
-  const auto from = [&](const std::optional<KvStore>& store) {
-    const Ex begin = store ? store->group(kv_head_, b_.let(key0 / rt::kKvGroup)) : b_.let(plane_ + Region::kv_slot(cache_type(), key0) * d_);
-    return b_.let(cast(Elem::I64, begin + worker * (8 * unit)));
-  };
+  const auto mine = [&](Ex begin) { return b_.let(cast(Elem::I64, begin + worker * (8 * unit))); };
+  const auto in_store = [&](const KvStore& store) { return mine(store.group(kv_head_, b_.let(key0 / rt::kKvGroup))); };
   const Buffer &key_buffer = compressed() ? stores_->keys.exact() : keys_, &value_buffer = compressed() ? stores_->values.exact() : values_;
-  const Ex key_from = from(compressed() ? std::optional(stores_->keys) : std::nullopt), value_from = compressed() ? from(stores_->values) : key_from;
+  const Ex key_from = compressed() ? in_store(stores_->keys) : mine(b_.let(plane_ + Region::kv_slot(cache_type(), key0) * d_));
+  const Ex value_from = compressed() ? in_store(stores_->values) : key_from;
   for (int64_t first = 0; first < chunks; first += workers) {
     const auto copies = [&] {
       b_.async_copy(tiles, half + Ex(first * 8), key_buffer, key_from + Ex(first * 8 * unit));

@@ -119,8 +119,10 @@ Result<Ex> Elements::broadcast(const ir::Value* v, const Place& p) {
 Result<Ex> Elements::compute(const ir::Operation& op, const Place& p) {
   switch (op.op) {
     case Op::Cast: return cast(op, p);
-    case Op::Quantize: return quantize(op, p);
-    case Op::Dequantize: return dequantize(op, p);
+    case Op::Quantize: case Op::Dequantize: {
+      PRISM_TRY(const Ex x, value(op.operand(0), p));
+      return kir::cast(value_type(op.result()->type).elem, *elementwise(op, {x}));
+    }
     case Op::BatchNorm: return batch_norm(op, p);
     case Op::Constant: return constant(op, p);
     case Op::Concat: return concat(op, p);
@@ -157,22 +159,6 @@ Result<Ex> Elements::cast(const ir::Operation& op, const Place& p) {
   if (is_integer(from)) return max(min(x, Ex(hi)), Ex(lo));
   const Ex wide = f64(0) + kir::cast(Elem::F64, x);
   return select(x == x, kir::cast(Elem::I64, max(min(wide, f64(double(hi))), f64(double(lo)))), Ex(0));
-}
-
-/// In f64, so that ties are ties.
-Result<Ex> Elements::quantize(const ir::Operation& op, const Place& p) {
-  PRISM_TRY(Ex x, value(op.operand(0), p));
-  const int64_t zero = op.attr<int64_t>("zero_point");
-  const auto [lo, hi] = int_range(op.result()->type.dtype);
-  constexpr double kMost = 0x1p40, kRound = 0x1.8p52;  // adding it leaves an integer, ties to even
-  const Ex q = b_.let(max(min(kir::cast(Elem::F64, x) / f64(op.attr<double>("scale")), f64(kMost)), f64(-kMost)));
-  const Ex rounded = b_.let(b_.let(q + f64(kRound)) - f64(kRound)) + f64(double(zero));
-  return select(x == x, kir::cast(Elem::I64, max(min(rounded, f64(double(hi))), f64(double(lo)))), Ex(zero));
-}
-
-Result<Ex> Elements::dequantize(const ir::Operation& op, const Place& p) {
-  PRISM_TRY(Ex q, value(op.operand(0), p));
-  return kir::cast(Elem::F32, kir::cast(Elem::F64, q - Ex(op.attr<int64_t>("zero_point"))) * f64(op.attr<double>("scale")));
 }
 
 Result<Ex> Elements::batch_norm(const ir::Operation& op, const Place& p) {

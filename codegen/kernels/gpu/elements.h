@@ -40,8 +40,6 @@ class Elements {
   Result<kir::Ex> load(const ir::Value* v, kir::Ex flat);
   Result<kir::Ex> broadcast(const ir::Value* v, const Place& p);
   Result<kir::Ex> cast(const ir::Operation& op, const Place& p);
-  Result<kir::Ex> quantize(const ir::Operation& op, const Place& p);
-  Result<kir::Ex> dequantize(const ir::Operation& op, const Place& p);
   Result<kir::Ex> batch_norm(const ir::Operation& op, const Place& p);
   Result<kir::Ex> constant(const ir::Operation& op, const Place& p);
   Result<kir::Ex> concat(const ir::Operation& op, const Place& p);    // movement.cpp

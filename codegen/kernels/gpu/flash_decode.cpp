@@ -110,19 +110,20 @@ class FlashDecode : GpuAttention {
     mine_ = b_.let(warp_ * tile_elements(kStepKeys));
     if (!compressed() && !sinks_) return tiles(first, tiles_before(end), Part::All);
     begin_rows(sinks_ ? sink_q_ : q_);
-    demoted_ = demoted_pages(past_ + token(lane_ / 4));
+    if (compressed()) demoted_ = demoted_pages(past_ + token(lane_ / 4));
     const auto keys = [&](Ex begin, Ex count) {
       if (!compressed()) return tiles(begin, count, Part::All);
       pages(begin, b_.let(min(count, tiles_before(demoted_pages(min(past_ + t0_ + Ex(tile_tokens_), total_) - Ex(1))))));
       tiles(b_.let(max(begin, tiles_before(demoted_pages(past_ + t0_)))), count, Part::Exact);
     };
     if (!sinks_) return keys(first, tiles_before(end));
+    const Ex sinks_end = tiles_before(b_.let(min(end, Ex(sinks_ / kTileKeys))));
     in_sinks_ = true;
-    keys(constant({Elem::I32, 1}, 0), tiles_before(b_.let(min(end, Ex(sinks_ / kTileKeys)))));
+    keys(constant({Elem::I32, 1}, 0), sinks_end);
     in_sinks_ = false;
     b_.warp_sync();
     queries_ = load_queries(q_);
-    keys(b_.let(max(first, tiles_before(b_.let(min(end, Ex(sinks_ / kTileKeys)))))), tiles_before(end));
+    keys(b_.let(max(first, sinks_end)), tiles_before(end));
   }
 
   void begin_rows(const Buffer& queries) {

@@ -6,9 +6,9 @@ using namespace kir;
 
 namespace {
 
-Ex byte_of(Ex word, int i) { return cast(Elem::F32, (word >> (8 * i)) & 255); }
 void append(PageTile::Loaded& all, const PageTile::Loaded& more) { all.insert(all.end(), more.begin(), more.end()); }
 
+Ex byte_of(Ex word, int i) { return cast(Elem::F32, (word >> (8 * i)) & 255); }
 Ex signed_byte_of(Ex word, int i) { return cast(Elem::F32, cast(Elem::I32, ((word >> (8 * i)) & 255) ^ 128) - 128); }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "frontends/gguf/model_keys.h"
 #include "frontends/gguf/quote.h"
 #include "frontends/gguf/rope_factors.h"
 
@@ -145,14 +146,8 @@ Result<Rope> read_rope(const Object& config, std::string_view kind, double defau
   return read_rope(config, scaling, default_base);
 }
 
-void write_hyper(const Hyper& h, const std::string& prefix, HeaderWriter& w) {
-  w.u32(prefix + "vocab_size", h.vocab);
-  w.u32(prefix + "context_length", h.context);
-  w.u32(prefix + "embedding_length", h.width);
-  w.u32(prefix + "block_count", h.layers);
-  w.u32(prefix + "feed_forward_length", h.hidden);
-  w.u32(prefix + "attention.head_count", h.heads);
-  w.u32(prefix + "attention.head_count_kv", h.kv_heads);
+void write_hyper(const Hyper& h, const std::string& architecture, double epsilon, double rope_base, HeaderWriter& w) {
+  write_model_keys(w, architecture, {h.vocab, h.context, h.width, h.layers, h.hidden, h.heads, h.kv_heads, h.head_size, epsilon, rope_base});
 }
 
 /// Which layers have a sliding window, as GGUF says it: all but every n-th; 0: all.
@@ -226,12 +221,7 @@ Result<Config> read_llama_like(const Object& config, const std::string& architec
   PRISM_TRY(const Rope rope, read_rope(config, "full_attention", gemma3 ? 1e6 : 1e4));
   if (rope.llama3 && !llama) return error(config.where(), ": 'rope_type': found 'llama3', expected it with architecture llama only");
 
-  write_hyper(h, prefix, w);
-  w.f32(prefix + "attention.layer_norm_rms_epsilon", epsilon);
-  w.u32(prefix + "attention.key_length", h.head_size);
-  w.u32(prefix + "attention.value_length", h.head_size);
-  w.u32(prefix + "rope.dimension_count", h.head_size);
-  w.f32(prefix + "rope.freq_base", rope.base);
+  write_hyper(h, architecture, epsilon, rope.base, w);
   if (rope.linear != 1) {
     w.string(prefix + "rope.scaling.type", "linear");
     w.f32(prefix + "rope.scaling.factor", rope.linear);
@@ -282,8 +272,7 @@ Result<Config> read_llama_like(const Object& config, const std::string& architec
 }
 
 Result<Config> read_gpt2(const Object& config, const Weights& weights, HeaderWriter& w) {
-  const std::string prefix = "gpt2.";
-  Hyper h;
+  Hyper h{};
   PRISM_TRY(h.layers, config.get_int("n_layer", 1, 512));
   PRISM_TRY(h.width, config.get_int("n_embd", 1, 1 << 18));
   PRISM_TRY(h.hidden, config.get_int("n_inner", 1, 1 << 22, 4 * h.width));
@@ -298,8 +287,7 @@ Result<Config> read_gpt2(const Object& config, const Weights& weights, HeaderWri
   PRISM_CHECK(config.require("scale_attn_weights", {true}));
   PRISM_CHECK(config.require("scale_attn_by_inverse_layer_idx", {false}));
   PRISM_CHECK(config.require("add_cross_attention", {false}));
-  write_hyper(h, prefix, w);
-  w.f32(prefix + "attention.layer_norm_epsilon", epsilon);
+  write_hyper(h, "gpt2", epsilon, 0, w);
 
   Tensors t(weights, config.where());
   const std::string root = t.has("transformer.wte.weight") ? "transformer." : "";  // the oldest files lack it
