@@ -48,6 +48,17 @@ std::string summary(const ir::Graph& body) {
   return text;
 }
 
+/// The fastest that it uses.
+MathUnit math_unit(const kir::Block& block) {
+  MathUnit unit = MathUnit::Cores;
+  for (const kir::Stmt& s : block) {
+    if (s.kind == kir::Stmt::Kind::Wgmma) return MathUnit::Wgmma;
+    const bool mma = s.a && s.a->kind == kir::Kind::Call && s.a->fn >= kir::Fn::MmaBf16 && s.a->fn <= kir::Fn::MmaU8;   // at the root of a statement
+    unit = std::max({unit, mma ? MathUnit::Mma : MathUnit::Cores, math_unit(s.body), math_unit(s.otherwise)});
+  }
+  return unit;
+}
+
 class Generator {
  public:
   Generator(const ir::Module& m, const GenerateOptions& o) : m_(m), options_(o) {}
@@ -438,7 +449,8 @@ class Generator {
       return ok();
     }
     std::vector<KernelReport> reports;
-    for (const rt::Kernel& k : p_.kernels) reports.push_back({k.symbol, k.computes, k.block_threads, k.shared_bytes, {}});
+    for (const rt::Kernel& k : p_.kernels) reports.push_back({k.symbol, k.computes, k.block_threads, k.shared_bytes});
+    for (size_t i = 0; i < lowered_.size(); ++i) reports[i].unit = math_unit(lowered_[i].kernel.body);
     for (const std::string& arch : options_.archs) {
       PRISM_TRY(Cubin cubin, compile_cuda(source, arch));
       for (KernelReport& r : reports)

@@ -12,11 +12,15 @@
 
 namespace prism::codegen {
 
+/// What does a GPU kernel's products.
+enum class MathUnit { Cores, Mma, Wgmma };
+
 /// A GPU kernel and what it takes of a multiprocessor.
 struct KernelReport {
   std::string symbol;
   std::string computes;                      ///< its anchor op with the operands' types, then the other ops
   int64_t threads = 0, shared_bytes = 0;     ///< of a block
+  MathUnit unit = MathUnit::Cores;
   std::map<std::string, KernelUsage> usage;  ///< by architecture
 };
 

@@ -141,7 +141,7 @@ struct KvLayer {
 constexpr const char* kDemotedDim = "demoted";
 constexpr const char* kDemoteDim = "demote";
 /// The feature that they require of what runs them.
-constexpr const char* kKvPagesFeature = "kv-pages";
+constexpr const char* kKvPagesFeature = "kv-pages-2";
 /// The same of programs with a ring.
 constexpr const char* kKvRingFeature = "kv-ring";
 /// The same of programs with sinks.

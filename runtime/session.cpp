@@ -7,30 +7,12 @@
 #include "runtime/base/kv_pages.h"
 #include "runtime/executor.h"
 #include "runtime/prx_format.h"
+#include "runtime/step_dims.h"
 
 namespace prism::rt {
 namespace {
 
 constexpr int64_t kDefaultContext = 4096;
-
-/// Where the dims a language model has stand in Program::dims.
-struct DimIndices {
-  std::optional<size_t> seq, past, out, ctx, demoted, demote;
-};
-
-Result<DimIndices> find_dims(const Program& p, const std::string& name) {
-  DimIndices found;
-  for (size_t i = 0; i < p.dims.size(); ++i) {
-    if (p.dims[i] == "seq") found.seq = i;
-    else if (p.dims[i] == "past") found.past = i;
-    else if (p.dims[i] == "out") found.out = i;
-    else if (p.dims[i] == "ctx") found.ctx = i;
-    else if (p.dims[i] == kDemotedDim) found.demoted = i;
-    else if (p.dims[i] == kDemoteDim) found.demote = i;
-    else return error(name, ": dims: found ", quoted(p.dims[i]), ", expected only seq, past, out, ctx, ", kDemotedDim, " and ", kDemoteDim);
-  }
-  return found;
-}
 
 /// What follows an entry point where logits are far away: temperature in, the largest logits of its first row out.
 struct Largest {
@@ -56,7 +38,7 @@ class LanguageSession final : public Session {
     s->program_ = &p;
     s->vocab_ = p.vocab;
     if (p.vocab <= 0) return error(s->name_, ": vocabulary size: found ", p.vocab, ", expected at least 1");
-    PRISM_TRY(s->at_, find_dims(p, s->name_));
+    PRISM_TRY(s->at_, StepDims::of(p, s->name_));
     s->dims_.resize(p.dims.size());
     PRISM_CHECK(s->choose_capacity(options.context, p.context_length));
     PRISM_TRY(s->prefill_, s->find_step(*exe, "prefill"));
@@ -261,17 +243,7 @@ class LanguageSession final : public Session {
     return ok();
   }
 
-  void set_dims(std::vector<int64_t>& dims, int64_t seq, int64_t past, int64_t out) const {
-    const auto set = [&](std::optional<size_t> at, int64_t value) {
-      if (at) dims[*at] = value;
-    };
-    set(at_.seq, seq);
-    set(at_.past, past);
-    set(at_.out, out);
-    set(at_.ctx, round_up_context(capacity_));
-    set(at_.demoted, demoted_pages(past));
-    set(at_.demote, demoted_pages(past + seq) - demoted_pages(past));
-  }
+  void set_dims(std::vector<int64_t>& dims, int64_t seq, int64_t past, int64_t out) const { at_.set(dims, seq, past, out, round_up_context(capacity_)); }
 
   Status run(const Step& step, std::span<const int32_t> ids, int64_t out) {
     set_dims(dims_, int64_t(ids.size()), position_, out);
@@ -304,7 +276,7 @@ class LanguageSession final : public Session {
   int64_t capacity_ = 0;  // positions that may be used; the planes hold a multiple of 64
   int64_t position_ = 0;
   int64_t reached_ = 0;   // the most positions since the cache was empty
-  DimIndices at_;
+  StepDims at_;
   std::vector<int64_t> dims_;
   Step prefill_, decode_, verify_;
   const Step* last_ = nullptr;  // whose first row of logits follows the last id

@@ -30,7 +30,7 @@ constexpr int64_t kKvExactGroups = 1 + kKvRing;
 constexpr int64_t demoted_pages(int64_t positions) { return std::max<int64_t>(positions / kKvPage - kKvRecentPages, 0); }
 
 /// Channels of a position that share a scale.
-constexpr int64_t kv_scale_group(int64_t size) { return size % 64 ? 32 : 64; }  ///< size: a multiple of 32
+constexpr int64_t kv_scale_group(int64_t size) { return size % 128 == 0 ? 128 : size % 64 ? 32 : 64; }  ///< size: a multiple of 32
 constexpr int64_t kv_scales(int64_t size) { return size / kv_scale_group(size); }  ///< of a position
 
 /// Bits of a code by plane, the low bits first; widths that divide a byte.

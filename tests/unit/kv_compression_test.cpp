@@ -200,7 +200,7 @@ TEST(CompressedCache, StatesItsSize) {
   EXPECT_GT(stats.compressing_seconds, 0);
   EXPECT_EQ(stats.demoted, 256);
   const int64_t exact = 2 * 2 * 128 * 2 * (16 + 208);
-  const int64_t page = 2 * (64 * 128 * 7 / 8 + 2 * (64 * 2 + 8) + 128);  // codes, scales and two bases each, means
+  const int64_t page = 2 * (64 * 128 * 7 / 8 + 2 * (64 + 8) + 128);  // codes, a scale of each position and two bases, means
   EXPECT_EQ(stats.bytes_used, uint64_t(exact + 4 * page));
   EXPECT_EQ(stats.bytes_f32, uint64_t(kPositions * 2 * 2 * 128 * 4));
 }
