@@ -264,7 +264,9 @@ class Generator {
       if (gpu()) launch.product = product(*op.body, lowered_[k].args);
       for (const ir::Operation& inner : op.body->ops)
         if (inner.op == ir::Op::FlashAttention) {
-          rt::KvLayer& layer = p_.kv[kv_layer.at(op.operand(inner.operand(1)->index))];
+          const ir::Value* cache = inner.operand(1);
+          while (cache->def) cache = cache->def->operand(0);   // what the body appends first
+          rt::KvLayer& layer = p_.kv[kv_layer.at(op.operand(cache->index))];
           const auto window = inner.attr<int64_t>("window");
           layer.window = layer.ring ? std::max(layer.window, window) : window;   // going back needs what the widest reader reads
         }

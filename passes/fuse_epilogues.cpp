@@ -1,10 +1,12 @@
 // fuse-epilogues: groups ops into kernels. Work is never done twice: an op is in exactly one kernel (positions and
 // constants are copied). The kinds of kernels, which are those code generation knows:
 //   linear     a linear and what follows for the same rows: bias, residual, activation, glu, scale, q8a or bf16; with norms=linear
-//              also the norm before it, and its q8a, of a single row: each block of a GPU computes it, which is quicker than to wait
+//              also the norm before it, and its q8a, of a single row: each block of a GPU computes it, which is quicker than to wait.
+//              Linears that share a norm get one each
 //   product    a conv2d or matmul and the elementwise ops and batch_norm of the same shape that follow
 //   append     split, norm, rope, hadamard of q, k and v, and kv_append
-//   attention  flash_attention, hadamard, its heads side by side, q8a
+//   attention  flash_attention, hadamard, its heads side by side, q8a; with appends=attention also what a single token appends to the
+//              cache before it, unless that is compressed or has sinks
 //   row-wise   any connected group of elementwise ops, norms, softmax, q8a, embedding over the same rows; `tail` starts
 //   one single     anything else
 
@@ -24,9 +26,53 @@ bool is_narrowing(const Operation& op) {
          (op.op == Op::Cast && op.result()->type.dtype == DType::BF16);
 }
 
+/// Is computing a norm of what it reads in every block no great part of its work? Of a single row.
+bool can_compute_norm(const Operation& linear) {
+  constexpr int64_t kMostInputs = 8192;   // are in a block's memory as f32 and as q8a
+  constexpr int64_t kMostOutputs = 16;    // for each input
+  const Type& w = linear.operand(1)->type;
+  const auto n = w.dim(0).constant(), k = w.dim(1).constant();
+  return rows_of(linear.result()->type) == Dim(1) && n && k && *k <= kMostInputs && *n <= kMostOutputs * *k;
+}
+
+bool is_norm(const Operation& op) { return op.op == Op::RmsNorm || op.op == Op::LayerNorm; }
+
+/// The linears that are all that read v, each able to compute its norm; empty if there is another reader.
+llvm::SmallVector<Operation*> linears_reading(Graph& g, const Value* v) {
+  llvm::SmallVector<Operation*> linears;
+  if (g.returned(v)) return {};
+  for (const Use& u : v->uses) {
+    if (u.op->op != Op::Linear || u.operand != 0 || !can_compute_norm(*u.op)) return {};
+    linears.push_back(u.op);
+  }
+  return linears;
+}
+
+/// A norm, and its q8a, that several linears read: once for each of them.
+void copy_norms(Graph& g) {
+  llvm::SmallVector<Operation*> norms;
+  for (Operation& op : g.ops)
+    if (is_norm(op)) norms.push_back(&op);
+  const auto copy = [&](Operation* op, Value* input, Operation* before) {
+    llvm::SmallVector<Value*, 3> operands(op->operands().begin(), op->operands().end());
+    operands[0] = input;
+    return g.insert(op->op, operands, op->attrs, op->result()->type, before)->result();
+  };
+  for (Operation* norm : norms) {
+    Operation* user = only_user(norm->result());
+    Operation* quantize = user && user->op == Op::Quantize ? user : nullptr;
+    const auto linears = linears_reading(g, (quantize ? quantize : norm)->result());
+    for (size_t i = 1; i < linears.size(); ++i) {
+      Value* v = copy(norm, norm->operand(0), linears[i]);
+      linears[i]->set_operand(0, quantize ? copy(quantize, v, linears[i]) : v);
+    }
+  }
+}
+
 class Fuser {
  public:
-  Fuser(Graph& g, bool norms_of_linears) : graph_(g), clusters_(g), norms_of_linears_(norms_of_linears) {}
+  Fuser(Graph& g, bool norms_of_linears, bool appends_of_attention)
+      : graph_(g), clusters_(g), norms_of_linears_(norms_of_linears), appends_of_attention_(appends_of_attention) {}
 
   void run() {
     for_each(Op::Linear, &Fuser::fuse_linear);
@@ -34,6 +80,7 @@ class Fuser {
     for_each(Op::Matmul, &Fuser::fuse_product);
     for_each(Op::KvAppend, &Fuser::fuse_append);
     for_each(Op::FlashAttention, &Fuser::fuse_attention);
+    if (appends_of_attention_) for_each(Op::FlashAttention, &Fuser::fuse_append_of);
     for (Operation& op : graph_.ops) fuse_rows(&op);
     clusters_.outline();
   }
@@ -75,14 +122,9 @@ class Fuser {
     }
   }
 
-  /// The norm whose result the linear reads, and what quantizes it in between, if nobody else reads them and computing them in
-  /// every block is no great part of its work.
+  /// The norm whose result the linear reads, and what quantizes it in between, if nobody else reads them.
   llvm::SmallVector<Operation*, 2> norm_before(const Operation& linear) const {
-    constexpr int64_t kMostInputs = 8192;   // are in a block's memory as f32 and as q8a
-    constexpr int64_t kMostOutputs = 16;    // for each input
-    const Type& w = linear.operand(1)->type;
-    const auto n = w.dim(0).constant(), k = w.dim(1).constant();
-    if (!norms_of_linears_ || rows_of(linear.result()->type) != Dim(1) || !n || !k || *k > kMostInputs || *n > kMostOutputs * *k) return {};
+    if (!norms_of_linears_ || !can_compute_norm(linear)) return {};
     const auto alone_before = [&](const Operation& user) {
       Operation* op = user.operand(0)->def;
       return op && !claimed(op) && only_user(op->result()) == &user ? op : nullptr;
@@ -90,7 +132,7 @@ class Fuser {
     Operation* norm = alone_before(linear);
     Operation* quantize = norm && norm->op == Op::Quantize ? norm : nullptr;
     if (quantize) norm = alone_before(*quantize);
-    if (!norm || (norm->op != Op::RmsNorm && norm->op != Op::LayerNorm)) return {};
+    if (!norm || !is_norm(*norm)) return {};
     if (quantize) return {norm, quantize};
     return {norm};
   }
@@ -190,6 +232,17 @@ class Fuser {
     if (quantize && is_narrowing(*quantize)) claim({heads, quantize});
   }
 
+  /// With its queries, which must be computed where the append is.
+  void fuse_append_of(Operation* attention) {
+    Operation* append = defined_by(attention->operand(1), Op::KvAppend);
+    Operation* query = attention->operand(0)->def;
+    if (!append || !query || !claimed(query) || append->result()->type.is_compressed() || attention->attr<int64_t>("sinks")) return;
+    if (attention->operand(0)->type.dim(0) != Dim(1) || append->operand(1)->type.dim(0) != Dim(1)) return;
+    const auto reads = [&](const Use& u) { return u.op != attention; };
+    if (llvm::any_of(append->result()->uses, reads) || only_user(query->result()) != attention) return;
+    clusters_.merge({append, query, attention});
+  }
+
   /// Each row of the result depends on the same row of the operands only.
   static bool is_row_wise(const Operation& op) {
     if (op.results.size() != 1 || op.result()->type.rank() < 2) return false;
@@ -212,7 +265,7 @@ class Fuser {
 
   Graph& graph_;
   Clusters clusters_;
-  const bool norms_of_linears_;
+  const bool norms_of_linears_, appends_of_attention_;
   llvm::DenseSet<const Operation*> claimed_;
 };
 
@@ -236,8 +289,10 @@ void sink_appends(Graph& g) {
 
 Status fuse_epilogues(Module& m, const Options& options) {
   const bool norms_of_linears = options.get("norms", "apart") == "linear";
+  const bool appends_of_attention = options.get("appends", "apart") == "attention";
   for (const auto& g : m.graphs) {
-    Fuser(*g, norms_of_linears).run();
+    if (norms_of_linears) copy_norms(*g);
+    Fuser(*g, norms_of_linears, appends_of_attention).run();
     sink_appends(*g);
   }
   return ok();

@@ -205,12 +205,6 @@ Status run(const Options& o) {
   return ok();
 }
 
-/// An option that takes several values, separated by commas.
-template <class T>
-CLI::Option* list(CLI::App& c, const char* name, std::vector<T>& values, const char* description) {
-  return c.add_option(name, values, description)->delimiter(',')->allow_extra_args(false)->capture_default_str();
-}
-
 }  // namespace
 
 void add_bench(CLI::App& app, Action& chosen) {
@@ -218,11 +212,11 @@ void add_bench(CLI::App& app, Action& chosen) {
   CLI::App* c = app.add_subcommand("bench", "Measure prefill and decode speed: median and spread, and fractions of what the machine can do");
   c->add_option("model", o->model, kModelOrPrxHelp)->required();
   const CLI::Range positions(int64_t(0), int64_t(1) << 30);
-  list(*c, "-p,--prompt-tokens", o->prompts, "Tokens of prefill, for example 512,4096; 0 skips it")->check(positions);
-  list(*c, "-n,--count", o->counts, "Tokens to decode; 0 skips it")->check(positions);
-  list(*c, "--verify", o->scores, "Tokens scored at once, as drafts of others are: their cost beside a decoded one's")->check(positions);
-  list(*c, "-d,--depth", o->depths, "Positions already in the cache")->check(positions);
-  list(*c, "-t,--threads", o->threads, "Threads")->check(CLI::Range(1, 1024));
+  add_list(*c, "-p,--prompt-tokens", o->prompts, "Tokens of prefill, for example 512,4096; 0 skips it")->check(positions);
+  add_list(*c, "-n,--count", o->counts, "Tokens to decode; 0 skips it")->check(positions);
+  add_list(*c, "--verify", o->scores, "Tokens scored at once, as drafts of others are: their cost beside a decoded one's")->check(positions);
+  add_list(*c, "-d,--depth", o->depths, "Positions already in the cache")->check(positions);
+  add_list(*c, "-t,--threads", o->threads, "Threads")->check(CLI::Range(1, 1024));
   c->add_option("-r,--repeats", o->repeats, "Counted rounds, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
   add_target(*c, o->target);
   add_isa(*c, o->isa);

@@ -1,9 +1,7 @@
 // prism compile: model file -> .prx
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 
-#include "codegen/generate.h"
 #include "tools/commands.h"
 #include "tools/model.h"
 
@@ -12,53 +10,24 @@ namespace prism::tools {
 namespace {
 
 struct Options {
-  std::string model, out, target, kv, kernels;
+  std::string model, out, target, kv;
   CompileOptions compile;
   bool embed = false;
   int64_t evict = 0;
 };
-
-/// A row for each kernel; registers and spilled bytes are those of a thread.
-std::string kernel_table(const std::vector<codegen::KernelReport>& kernels, const std::vector<std::string>& archs) {
-  std::string text = "| kernel | computes | threads | shared bytes |", line = "|---|---|---:|---:|";
-  for (const std::string& a : archs) {
-    text += " " + a + " registers | " + a + " spill bytes |";
-    line += "---:|---:|";
-  }
-  text += "\n" + line + "\n";
-  for (const codegen::KernelReport& k : kernels) {
-    text += "| " + k.symbol + " | `" + k.computes + "` | " + std::to_string(k.threads) + " | " + std::to_string(k.shared_bytes) + " |";
-    for (const std::string& a : archs) {
-      const auto u = k.usage.find(a);
-      text += u == k.usage.end() ? " ? | ? |" : " " + std::to_string(u->second.registers) + " | " + std::to_string(u->second.spill_bytes) + " |";
-    }
-    text += "\n";
-  }
-  return text;
-}
 
 Status run(Options o) {
   const auto start = std::chrono::steady_clock::now();
   PRISM_TRY(o.compile.target, parse_target(o.target));
   o.compile.kv = parse_kv(o.kv);
   o.compile.pipeline = with_eviction(o.compile.pipeline, o.evict);
-  if (!o.kernels.empty() && o.compile.target.device != "cuda")
-    return error("--kernels: found target ", o.compile.target.device, ", expected cuda: other kernels have no registers to show");
   PRISM_TRY(auto file, gguf::File::open(o.model));
-  std::vector<codegen::KernelReport> kernels;
-  o.compile.kernels = &kernels;
   auto progress = stderr_progress();
   PRISM_TRY(auto compiled, compile_gguf(file, o.compile));
   if (!o.embed) {
     PRISM_TRY(compiled.program.model, reference_to(*file));
   }
   const double compiled_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (!o.kernels.empty()) {
-    std::ofstream out(o.kernels, std::ios::binary);
-    out << kernel_table(kernels, o.compile.target.archs);
-    out.close();
-    if (!out) return error(o.kernels, ": cannot write");
-  }
   PRISM_CHECK(rt::write_executable(compiled.program, o.out, o.embed ? compiled.fill : rt::WeightFiller(), progress));
   std::string isas;
   for (const rt::Code& c : compiled.program.codes)
@@ -82,7 +51,6 @@ void add_compile(CLI::App& app, Action& chosen) {
   add_pipeline(*c, o->compile.pipeline);
   c->add_flag("--embed-weights", o->embed, "Put the packed weights into the .prx; otherwise it refers to the model");
   c->add_option("--dump-ir", o->compile.dump_ir, "Folder for the IR after each pass and the kernels' text");
-  c->add_option("--kernels", o->kernels, "File for a markdown table of the GPU kernels: threads, shared memory, registers, spills");
   c->callback([o, &chosen] { chosen = [o] { return run(*o); }; });
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <vector>
 
 #include "runtime/base/result.h"
 
@@ -75,6 +76,12 @@ inline void add_profile(CLI::App& command, std::string& profile) {
   command.add_option("--profile", profile, "CPUs: write what each thread did when to this file (Chrome's trace format, for Perfetto) and a table to standard error");
 }
 
+/// An option that takes several values, separated by commas.
+template <class T>
+CLI::Option* add_list(CLI::App& command, const char* name, std::vector<T>& values, const char* description) {
+  return command.add_option(name, values, description)->delimiter(',')->allow_extra_args(false)->capture_default_str();
+}
+
 /// Each adds the subcommand; its action is stored in `chosen` when the user picks it.
 void add_run(CLI::App& app, Action& chosen);
 void add_compile(CLI::App& app, Action& chosen);
@@ -88,5 +95,6 @@ void add_quality(CLI::App& app, Action& chosen);
 void add_calibrate(CLI::App& app, Action& chosen);
 void add_quantize(CLI::App& app, Action& chosen);
 void add_plan_kv(CLI::App& app, Action& chosen);
+void add_roofline(CLI::App& app, Action& chosen);
 
 }  // namespace prism::tools

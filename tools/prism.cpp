@@ -34,7 +34,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "prism " PRISM_VERSION);
   app.require_subcommand(1);
   Action chosen;
-  for (auto* add : {add_run, add_compile, add_opt, add_eval, add_tokenize, add_bench, add_inspect, add_synth, add_quality, add_calibrate, add_quantize, add_plan_kv}) add(app, chosen);
+  for (auto* add : {add_run, add_compile, add_opt, add_eval, add_tokenize, add_bench, add_inspect, add_synth, add_quality, add_calibrate, add_quantize, add_plan_kv, add_roofline}) add(app, chosen);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

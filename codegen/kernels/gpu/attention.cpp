@@ -13,6 +13,12 @@ using ir::Op;
 Status GpuAttention::read() {
   for (const ir::Operation& o : r_.body.ops) {
     if (o.op == Op::FlashAttention) op_ = &o;
+    else if (o.op == Op::KvAppend) append_ = &o;
+  }
+  bool after = false;
+  for (const ir::Operation& o : r_.body.ops) {
+    if (&o == op_) after = true;
+    else if (append_ && !after) continue;   // checked where they are generated
     else if (o.op == Op::Hadamard) rotated_ = true;
     else if (o.op != Op::Reshape && o.op != Op::Quantize && o.op != Op::Cast) return r_.unsupported(o, "cannot join an attention kernel");
   }
@@ -32,14 +38,16 @@ Status GpuAttention::read() {
     if (result->type.dtype == DType::Q8A && d_ % 32) return r_.unsupported(*op_, "q8a result needs a head size that is a multiple of 32");
   if (sinks_ % rt::kKvPage) return r_.unsupported(*op_, std::to_string(sinks_) + " sinks, expected whole tiles of " + std::to_string(rt::kKvPage) + " keys");
   for (const auto& [operand, buffer] : {std::pair(0u, &q_), {2u, &sink_q_}}) {
-    if (operand && !sinks_) continue;
+    if ((operand && !sinks_) || append_) continue;
     const ir::Value* v = op_->operand(operand);
     while (!r_.is_argument(v) && v->def->op == Op::Reshape) v = v->def->operand(0);
     if (!r_.is_argument(v)) return r_.unsupported(*op_, "queries that are computed in its kernel");
     *buffer = r_.buffer(v);
   }
-  keys_ = r_.keys(kv);
-  values_ = r_.values(kv);
+  const ir::Value* cache = append_ ? append_->operand(0) : kv;
+  if (!r_.is_argument(cache) || (append_ && (kv != append_->result() || kt.is_compressed() || sinks_))) return r_.unsupported(*op_, "what is appended in its kernel, expected one plain cache without sinks");
+  keys_ = r_.keys(cache);
+  values_ = r_.values(cache);
   if (kt.is_compressed()) {
     if (!causal_) return r_.unsupported(*op_, "a compressed cache needs causal attention");
     stores_.emplace(open_kv_stores(r_, kv, std::max(op_->attr<int64_t>("most_tokens"), op_->attr<int64_t>("most_appended"))));

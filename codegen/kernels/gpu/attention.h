@@ -12,7 +12,7 @@ class GpuAttention {
   GpuAttention(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, int block_threads)
       : r_(op, name, dims, block_threads), b_(r_.b) {}
 
-  /// Finds the region's attention and its sizes; the run-time ones become values.
+  /// Finds the region's attention, what it appends first, and its sizes; the run-time ones become values.
   Status read();
 
   double query_unit() const;
@@ -55,6 +55,7 @@ class GpuAttention {
 
   const ir::Type& cache_type() const { return op_->operand(1)->type; }
   const ir::Operation* op_ = nullptr;
+  const ir::Operation* append_ = nullptr;   ///< of the region: then queries, too, are computed in it, and q_ is nothing
   kir::Buffer q_, sink_q_, keys_, values_;
   int64_t heads_ = 0, kv_heads_ = 0, d_ = 0, window_ = 0;
   int64_t sinks_ = 0;               ///< first keys that all queries see, whole tiles

@@ -2,12 +2,15 @@
 // 64 keys; the last block to end merges what all of them found, which takes as long as several tiles. Tiles belong to blocks by their absolute number, and a tile
 // that a token does not see adds exact zeros, so that a token's bits depend neither on the tokens beside it nor on who is last.
 //
+// The region may begin with what a single token appends: each block computes its queries, and the one that has the token's tile its key and value.
+//
 // Products are matrix products with the accuracy of f32: of 16 rows of queries (and of weights) eight are values rounded to
 // f16, the other eight what rounding lost.
 #include <algorithm>
 
 #include "codegen/kernels/gpu/attention.h"
 #include "codegen/kernels/gpu/gpu.h"
+#include "codegen/kernels/head_rows.h"
 
 namespace prism::codegen {
 
@@ -43,6 +46,7 @@ class FlashDecode : GpuAttention {
     const int64_t tile_bytes = kWarps * tile_elements(kStepKeys) * 2;
     stages_ = std::clamp<int64_t>(kSharedBytes / tile_bytes, 2, 4);
     shared_ = b_.shared("tiles", Elem::F16, stages_ * tile_bytes / 2);
+    if (append_) PRISM_CHECK(read_append());
     if (splits_ > 1) {
       partial_ = r_.workspace(Elem::F32, row_tiles * groups * splits_ * partial_floats());
       counters_ = r_.counters(row_tiles * groups);
@@ -57,6 +61,7 @@ class FlashDecode : GpuAttention {
     const Ex used = b_.let(min(Ex(splits_), (end + Ex(kTogether - 1)) / kTogether));
     b_.if_(split < used, [&] {
       set_kv_head(slot / (heads_ / kv_heads_ / group_));
+      if (append_) append(split);
       walk(split, end);
       b_.barrier();  // the tiles' memory is used for sums now
       store_sums();
@@ -64,6 +69,7 @@ class FlashDecode : GpuAttention {
       merge_warps(used);
       if (splits_ > 1) b_.if_(Ex(1) < used, [&] { merge_splits(job, used); });
     });
+    PRISM_CHECK(made_);
     return r_.finish(ir::Dim::floor_div(op_->operand(0)->type.dim(0) + ir::Dim(tile_tokens_ - 1), tile_tokens_) * ir::Dim(groups * splits_));
   }
 
@@ -85,7 +91,7 @@ class FlashDecode : GpuAttention {
   /// Queries as operand a: rows 0 to 7 rounded, rows 8 to 15 what that lost.
   std::vector<Ex> load_queries(const Buffer& queries) {
     const Ex row = b_.let(min(lane_ / 4, Ex(rows_ - 1)));
-    const Ex at = b_.let((min(token(row), tokens_ - Ex(1)) * heads_ + head0_ + row % group_) * d_ + column_);
+    const Ex at = append_ ? b_.let(made_at(row) + column_) : b_.let((min(token(row), tokens_ - Ex(1)) * heads_ + head0_ + row % group_) * d_ + column_);
     std::vector<Ex> fragments;
     for (int64_t k = 0; k < d_; k += 16) {
       Pair p[2];
@@ -97,6 +103,50 @@ class FlashDecode : GpuAttention {
       fragments.push_back(b_.let(pack({p[0].high, p[0].low, p[1].high, p[1].low})));
     }
     return fragments;
+  }
+
+  // --- appending. What is computed lies where the last stage of tiles will be, as f32: the queries [row][size], then key and value.
+
+  Status read_append() {
+    if (op_->attr<int64_t>("most_tokens") != 1 || !(op_->operand(0)->type.dim(0) == ir::Dim(1))) return r_.unsupported(*append_, "several tokens in attention's kernel");
+    if (op_->operand(0)->type.dtype != DType::F32) return r_.unsupported(*append_, "queries of another type than f32");
+    rows_made_.emplace(r_);
+    PRISM_TRY(query_chain_, rows_made_->trace(op_->operand(0)));
+    PRISM_TRY(key_chain_, rows_made_->trace(append_->operand(1)));
+    PRISM_TRY(value_chain_, rows_made_->trace(append_->operand(2)));
+    made_rows_ = b_.overlay("made", Elem::F32, stages_ * kWarps * tile_elements(kStepKeys) / 2, shared_);
+    return ok();
+  }
+
+  Ex made_at(Ex row) const { return row * d_ + Ex((stages_ - 1) * kWarps * tile_elements(kStepKeys) / 2); }
+
+  void make(const HeadChain& chain, Ex head, Ex row) {
+    if (Status s = rows_made_->make(chain, Ex(0), head, made_rows_, b_.let(made_at(row))); !s) made_ = s;
+  }
+
+  /// The key and the value of the block that has their tile, before tiles are copied. All other blocks begin with the queries.
+  void append(Ex split) {
+    const Ex owner = b_.let(past_ / (kTileKeys * kTogether) % splits_);
+    b_.if_(owner == split, [&] {
+      b_.if_(warp_ == Ex(0), [&] {
+        make(key_chain_, kv_head_, Ex(rows_));
+        rows_made_->store_key(append_->operand(0), past_, kv_head_, d_, made_rows_, b_.let(made_at(Ex(rows_))));
+      });
+      b_.if_(warp_ == Ex(1), [&] {
+        make(value_chain_, kv_head_, Ex(rows_ + 1));
+        rows_made_->store_value(append_->operand(0), past_, kv_head_, d_, made_rows_, b_.let(made_at(Ex(rows_ + 1))));
+      });
+      b_.barrier();
+    });
+  }
+
+  /// While the first tiles are on their way.
+  std::vector<Ex> make_queries() {
+    b_.for_(warp_, rows_, kWarps, [&](Ex row) { make(query_chain_, b_.let(head0_ + row), row); });
+    b_.barrier();
+    std::vector<Ex> queries = load_queries(made_rows_);
+    b_.barrier();   // a tile comes there
+    return queries;
   }
 
   /// Online softmax over this warp's keys of the tiles split, split + splits, ...
@@ -127,7 +177,7 @@ class FlashDecode : GpuAttention {
   }
 
   void begin_rows(const Buffer& queries) {
-    queries_ = load_queries(queries);
+    queries_ = append_ ? make_queries() : load_queries(queries);
     last_ = b_.let(last_key(past_ + token(lane_ / 4)) - warp_ * kStepKeys - column_);
     keys_lane_ = b_.let(mine_ + halves_lane());
     values_lane_ = b_.let(mine_ + this->values_lane() + Ex(kStepKeys * d_));
@@ -349,6 +399,7 @@ class FlashDecode : GpuAttention {
     const Ex inverse = b_.let(constant({Elem::F32, 1}, 1.0) / sum);
     b_.if_(t < tokens_, [&] {
       for (const ir::Value* result : r_.body.returns) {
+        if (result->type.is_kv()) continue;
         const Buffer& out = r_.buffer(result);
         const int64_t width = heads_ * d_;
         for (int64_t i = 0; i < lane_dimensions(); ++i) {
@@ -366,6 +417,10 @@ class FlashDecode : GpuAttention {
   int64_t group_ = 1, tile_tokens_ = 1, rows_ = 1;   ///< a block's heads, tokens, and their product
   int64_t splits_ = 1, stages_ = 2;
   Buffer shared_, partial_, counters_;
+  std::optional<HeadRows> rows_made_;                ///< if the region appends
+  HeadChain query_chain_, key_chain_, value_chain_;
+  Buffer made_rows_;
+  Status made_ = ok();
   Ex t0_, head0_, column_;                           ///< first token and head; the first of this lane's columns of an accumulator
   std::function<Ex(Ex)> tile_of_;                    ///< the n-th tile of this block
   std::vector<Ex> queries_;                          ///< operands

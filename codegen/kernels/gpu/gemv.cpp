@@ -1,15 +1,16 @@
 // y = x w^T for few rows, bound by the reading of w: each weight is read once for up to 4 tokens, in loads of 16 bytes, several
-// of a thread's under way. A block has groups of 16 outputs; its warps share the columns and add their sums in a fixed order, so that
+// of a thread's under way. A block has groups of 16 outputs or fewer; its warps share the columns and add their sums in a fixed order, so that
 // a token's result has the same bits whatever the tokens beside it. x is brought to shared memory first, if there is room.
 //
 // Quantized: half a warp has a block of 32 columns (rows16.h). The products of a warp's two blocks with all tokens are matrix
 // products of bytes: operand b has a column for each token and half, and of the sums a lane takes those of its half.
-// Dense (row-major or swizzled): a warp has 4 rows or more, a lane 16 bytes of each, by way of shared memory.
+// Dense (row-major or swizzled): a warp has some of the rows, a lane 16 bytes of each, by way of shared memory.
 #include "codegen/kernels/gpu/epilogue.h"
 #include "codegen/kernels/gpu/gemm_weights.h"
 #include "codegen/kernels/gpu/gpu.h"
 #include "codegen/kernels/gpu/rows16.h"
 #include "codegen/pack.h"
+#include "runtime/base/checked.h"
 
 namespace prism::codegen {
 
@@ -19,7 +20,7 @@ using ir::Op;
 
 namespace {
 
-constexpr int kRows = 16;        // of a group
+constexpr int64_t kRows = 16;    // of a group; of dense weights fewer where multiprocessors would get uneven shares
 constexpr int kTokens = 4;       // at once
 constexpr int64_t kMostShared = 96 << 10;    // what a block can have on smaller GPUs, less the sums
 constexpr int64_t kMostStaged = 64 << 10;    // bytes of x in shared memory
@@ -51,17 +52,29 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
   return s;
 }
 
+/// Of the time that `blocks` take, the part in which multiprocessors have work, if one block of each takes as long as any.
+double evenness(int64_t blocks) { return double(blocks) / double(ceil_div(blocks, kMultiprocessors) * kMultiprocessors); }
+
+int64_t group_rows(const Shape& s, int64_t column_unit) {
+  int64_t rows = kRows;
+  const bool single = Region::rows_of(s.linear->operand(0)->type) == ir::Dim(1);
+  if (s.quantized() || column_unit > 1 || !single) return rows;
+  for (const int64_t fewer : {kRows / 2, kRows / 4})
+    if (s.n % fewer == 0 && evenness(s.n / fewer) > 1.1 * evenness(ceil_div(s.n, rows))) rows = fewer;
+  return rows;
+}
+
 class Gemv {
  public:
   Gemv(const ir::Operation& op, const Shape& s, const std::string& name, const std::vector<std::string>& dims)
-      : s_(s), r_(op, name, dims, kDecodeThreads), b_(r_.b), epilogue_(r_, *s.linear), groups_(std::max<int64_t>(epilogue_.column_unit() / kRows, 1)),
-        warps_(kDecodeThreads / 32 / groups_), made_here_(!r_.is_argument(s.linear->operand(0))), w_(r_.buffer(s.linear->operand(1))) {
+      : s_(s), r_(op, name, dims, kDecodeThreads), b_(r_.b), epilogue_(r_, *s.linear), rows_(group_rows(s, epilogue_.column_unit())),
+        groups_(std::max<int64_t>(epilogue_.column_unit() / kRows, 1)), warps_(kDecodeThreads / 32 / groups_), made_here_(!r_.is_argument(s.linear->operand(0))), w_(r_.buffer(s.linear->operand(1))) {
     if (!made_here_) x_ = r_.buffer(s.linear->operand(0));
   }
 
   Result<LoweredKernel> run() {
     const ir::Dim rows = Region::rows_of(s_.linear->operand(0)->type);
-    const int64_t columns = groups_ * kRows;
+    const int64_t columns = groups_ * rows_;
     const bool single = rows == ir::Dim(1);
     tokens_ = single ? 1 : kTokens;
     // A block alone on its multiprocessor must have more under way than one of four.
@@ -70,8 +83,8 @@ class Gemv {
     const int64_t most = !s_.quantized() ? 4 : rows16_format(s_.format).blocks > 1 ? 2 : 3;
     if (single) b_.blocks_together(int(std::min(beside_, most)));
     sums_ = s_.quantized() ? warps_ : 1;
-    lane_rows_ = s_.quantized() ? 4 : kRows / warps_;
-    partial_ = b_.shared("partial", Elem::F32, groups_ * sums_ * tokens_ * kRows);
+    lane_rows_ = s_.quantized() ? 4 : rows_ / warps_;
+    partial_ = b_.shared("partial", Elem::F32, groups_ * sums_ * tokens_ * rows_);
     y_ = b_.shared("y", Elem::F32, tokens_ * columns);
     row_size_ = s_.quantized() ? s_.k / 32 * ir::info(DType::Q8A).bytes : s_.k;
     if (made_here_ && !single) return r_.unsupported(*s_.linear, "computes what it multiplies for several rows");
@@ -107,11 +120,11 @@ class Gemv {
     else dense();
     PRISM_CHECK(made_);
     b_.barrier();
-    const int64_t columns = groups_ * kRows;
+    const int64_t columns = groups_ * rows_;
     b_.for_(b_.thread(), tokens_ * columns, b_.block_threads(), [&](Ex i) {
-      const Ex t = b_.let(i / columns), c = b_.let(i % columns), at = b_.let((c / kRows * (sums_ * tokens_) + t) * kRows + c % kRows);
+      const Ex t = b_.let(i / columns), c = b_.let(i % columns), at = b_.let((c / rows_ * (sums_ * tokens_) + t) * rows_ + c % rows_);
       Ex sum = b_.load(partial_, at);
-      for (int64_t p = 1; p < sums_; ++p) sum = sum + b_.load(partial_, at + Ex(p * tokens_ * kRows));
+      for (int64_t p = 1; p < sums_; ++p) sum = sum + b_.load(partial_, at + Ex(p * tokens_ * rows_));
       b_.store(y_, i, sum);
     });
     b_.barrier();
@@ -162,7 +175,7 @@ class Gemv {
 
   /// Brings the tokens' rows of x to shared memory, or computes the one there is; after grid_wait.
   void prepare() {
-    if (tokens_ == 1) epilogue_.load_early(b_.let(b_.task() * (groups_ * kRows)), groups_ * kRows);
+    if (tokens_ == 1) epilogue_.load_early(b_.let(b_.task() * (groups_ * rows_)), groups_ * rows_);
     if (made_here_) {
       auto made = row_in_memory(r_, s_.linear->operand(0));
       if (made) stage_ = *made;
@@ -198,7 +211,7 @@ class Gemv {
     // A lane has four rows of token lane % 4, of one half of the blocks.
     for (Ex& a : acc_) a = b_.let(a + b_.shuffle_xor(a, 16));
     b_.if_(lane_ < Ex(16), [&] {
-      b_.if_(word_ < Ex(tokens_), [&] { b_.store(partial_, ((slot_ * sums_ + share) * tokens_ + word_) * kRows + quad * 4, pack({acc_.begin(), acc_.end()})); });
+      b_.if_(word_ < Ex(tokens_), [&] { b_.store(partial_, ((slot_ * sums_ + share) * tokens_ + word_) * rows_ + quad * 4, pack({acc_.begin(), acc_.end()})); });
     });
   }
 
@@ -306,13 +319,13 @@ class Gemv {
   /// Past the last row that row again.
   Address rows_of_w(Ex first, int64_t chunk) {
     std::vector<Ex> begin;
-    for (int64_t i = 0; i < lane_rows_; ++i) begin.push_back(b_.let(cast(Elem::I64, min(group_ * kRows + first + Ex(i), Ex(s_.n - 1))) * s_.k));
+    for (int64_t i = 0; i < lane_rows_; ++i) begin.push_back(b_.let(cast(Elem::I64, min(group_ * rows_ + first + Ex(i), Ex(s_.n - 1))) * s_.k));
     return [=](Ex c, int64_t i) { return begin[size_t(i)] + cast(Elem::I64, c * chunk); };
   }
 
   /// The rows are of one tile after the other, and a lane's chunks all in one place of these. There are rows past the last to fill tiles.
   Address swizzled_rows(Ex first) {
-    const Ex row = b_.let(group_ * kRows + first), last_tile = Ex((s_.n - 1) / kTileSide);
+    const Ex row = b_.let(group_ * rows_ + first), last_tile = Ex((s_.n - 1) / kTileSide);
     const Ex begin = b_.let(cast(Elem::I64, min(row / kTileSide, last_tile)) * (swizzled_group_bytes(s_.k) / 2));
     std::vector<Ex> place;
     for (int64_t i = 0; i < lane_rows_; ++i) place.push_back(b_.let(swizzled(row % kTileSide + Ex(i), lane_ % kRowChunks)));
@@ -368,9 +381,9 @@ class Gemv {
     for (Ex& a : acc_) a = warp_reduce(b_, Fn::ReduceAdd, a);
     b_.if_(lane_ == Ex(0), [&] {
       for (int64_t t = 0; t < tokens_; ++t)
-        for (int64_t i = 0; i < lane_rows_; i += 4) {
+        for (int64_t i = 0, some = std::min<int64_t>(lane_rows_, 4); i < lane_rows_; i += some) {
           const auto from = acc_.begin() + t * lane_rows_ + i;
-          b_.store(partial_, (slot_ * tokens_ + Ex(t)) * kRows + first + Ex(i), pack({from, from + 4}));
+          b_.store(partial_, (slot_ * tokens_ + Ex(t)) * rows_ + first + Ex(i), some == 1 ? *from : pack({from, from + some}));
         }
     });
   }
@@ -396,7 +409,8 @@ class Gemv {
   Region r_;
   Builder& b_;
   Epilogue epilogue_;
-  const int64_t groups_, warps_;   ///< of 16 rows in a block; of a group
+  const int64_t rows_;             ///< outputs of a group
+  const int64_t groups_, warps_;   ///< in a block; of a group
   const bool made_here_;           ///< x is computed by the block: a norm of one row
   Status made_ = ok();
   Buffer x_;                       ///< if it is not

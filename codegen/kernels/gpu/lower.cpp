@@ -34,12 +34,13 @@ GpuTarget gpu_target(const std::vector<std::string>& archs) {
 Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target) {
   int64_t width = 1;
   ir::Dim rows(1);
+  for (const ir::Operation& inner : op.body->ops)   // may come after what it appends
+    if (inner.op == Op::FlashAttention)
+      return inner.attr<int64_t>("most_tokens") > kFewTokens ? lower_gpu_flash_prefill(op, name, dims) : lower_gpu_flash_decode(op, name, dims);
   for (const ir::Operation& inner : op.body->ops) {
     switch (inner.op) {
       case Op::Linear:
         return inner.operand(0)->type.dtype == DType::BF16 ? lower_gpu_gemm(op, name, dims, target) : lower_gpu_gemv(op, name, dims);
-      case Op::FlashAttention:
-        return inner.attr<int64_t>("most_tokens") > kFewTokens ? lower_gpu_flash_prefill(op, name, dims) : lower_gpu_flash_decode(op, name, dims);
       case Op::KvDemote: return lower_demote(op, name, dims, kDecodeThreads);
       case Op::KvAppend: case Op::Rope: return lower_append(op, name, dims, kDecodeThreads);
       default: break;
