@@ -1,4 +1,6 @@
 // The `prism` command and GPUs on a machine that has none: it compiles for them, and says in one line why it cannot run.
+#include <nlohmann/json.hpp>
+
 #include "tests/cli/command.h"
 
 namespace prism::cli {
@@ -11,13 +13,12 @@ class GpuCommand : public testing::Test {
     shop->variables = {"PRISM_LIBCUDA=" + shop->path("libcuda_that_is_not_there.so")};
     for (const char* name : {"LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH"})  // where NVRTC may be
       if (const char* value = std::getenv(name)) shop->variables.push_back(std::string(name) + "=" + value);
-    table = shop->path("table.md");
   }
-  /// An executable for GPUs and its table, compiled once.
+  /// An executable for GPUs, compiled once.
   static const std::string& compiled() {
     static const std::string prx = [] {
       const std::string path = shop->path("tiny.prx");
-      shop->must({"compile", shop->path("tiny.gguf"), "-o", path, "--target", "cuda:sm_90a", "--kernels", table, "--embed-weights"});
+      shop->must({"compile", shop->path("tiny.gguf"), "-o", path, "--target", "cuda:sm_90a", "--embed-weights"});
       return path;
     }();
     return prx;
@@ -27,12 +28,10 @@ class GpuCommand : public testing::Test {
     shop = nullptr;
   }
   static Workshop* shop;
-  static std::string table;
   std::string gguf = shop->path("tiny.gguf"), bad = shop->path("bad");
   std::vector<std::string> no_driver = {"no NVIDIA driver: ", "libcuda_that_is_not_there.so", "install the driver"};
 };
 Workshop* GpuCommand::shop = nullptr;
-std::string GpuCommand::table;
 
 TEST_F(GpuCommand, NoModelRunsWithoutADriver) {
   shop->must_fail({"run", gguf, "-p", "a", "--target", "cuda"}, no_driver);
@@ -61,17 +60,25 @@ TEST_F(GpuCommand, CompilesForGpusElsewhere) {
   for (const char* code : {"cuda, isa sm_80, cubin\n", "cuda, isa sm_90a, cubin\n"}) EXPECT_NE(text.find(code), std::string::npos) << code;
 }
 
-TEST_F(GpuCommand, TableOfKernels) {
-  compiled();
-  const std::string text = shop->read_text("table.md");
-  EXPECT_TRUE(text.starts_with("| kernel | computes | threads | shared bytes | sm_90a registers | sm_90a spill bytes |\n|---|---|---:|---:|---:|---:|\n")) << text;
-  for (const char* part : {"\n| linear_", "`linear(", "\n| flash_attention_", "\n| largest_logits | `the 64 largest of 257 logits` | "})
+TEST_F(GpuCommand, Roofline) {
+  const std::string text = shop->must({"roofline", gguf, "-p", "8", "-d", "0,16"});
+  for (const char* part : {"KV cache in f16, on H200 (sm_90a, 132 multiprocessors, 4.22 TB/s):\n", "\n| decode | ", "\n| decode at 16 | ", "\n| prefill of 8 | ", "\n| linear_", "`linear(",
+                           "\n| largest_logits | `the 64 largest of 257 logits` | cores | ", "\ndecode at 16:\n"})
     EXPECT_NE(text.find(part), std::string::npos) << "lacks: " << part << "\n" << text;
-  EXPECT_EQ(text.find("| ? |"), std::string::npos) << text;  // every kernel was found in the assembler's log
+  const auto report = nlohmann::json::parse(shop->must({"roofline", gguf, "-p", "8", "-d", "0,16", "--json"}));
+  ASSERT_EQ(report["steps"].size(), 3u);
+  double seconds = 0;
+  for (const auto& kernel : report["steps"][0]["kernels"]) {
+    EXPECT_GT(kernel["registers"], 0) << kernel["kernel"] << ": found in the assembler's log";
+    seconds += kernel["limit_seconds"].get<double>() + kernel["uneven_seconds"].get<double>() + kernel["boundary_seconds"].get<double>();
+  }
+  EXPECT_NEAR(report["steps"][0]["bound_tokens_per_second"].get<double>() * seconds, 1, 1e-9);
+  EXPECT_GT(report["steps"][1]["kv_bytes"], report["steps"][0]["kv_bytes"]);
 }
 
-TEST_F(GpuCommand, TablesThatCannotBe) {
-  for (const char* target : {"cpu", "emu"}) shop->must_fail({"compile", gguf, "-o", bad, "--target", target, "--kernels", table + "2"}, {"--kernels", target, "expected cuda"});
+TEST_F(GpuCommand, RooflinesThatCannotBe) {
+  for (const char* target : {"cpu", "emu", "cuda:sm_80,sm_90a"}) shop->must_fail({"roofline", gguf, "--target", target}, {"--target", target, "expected one GPU"});
+  shop->must_fail({"roofline", gguf, "--target", "cuda:sm_75"}, {"found sm_75", "expected one of sm_90a, sm_80"});
 }
 
 TEST_F(GpuCommand, TargetsThatAreNone) {

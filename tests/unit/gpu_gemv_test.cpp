@@ -142,5 +142,61 @@ TEST(GpuGemv, NormsOfOneRow) {
   }
 }
 
+// Linears of two formats that read one norm: two launches, each with the norm, and no third.
+TEST(GpuGemv, LinearsThatShareANorm) {
+  auto fixture = GpuKernelFixture::create(R"(module @m level=graph {
+  weight @n : f32[512]
+  weight @a : q4_k[96,512]
+  weight @b : q6_k[32,512]
+  graph @g(%x: f32[1,512]) -> (f32[1,96], f32[1,32]) {
+    %n1 = rms_norm(%x, @n) {eps=0.00001} : f32[1,512]
+    %ya = linear(%n1, @a) : f32[1,96]
+    %yb = linear(%n1, @b) : f32[1,32]
+    return %ya, %yb
+  }
+}
+)", GpuRows::Few);
+  ASSERT_TRUE(fixture) << fixture.message();
+  expect_compiles(**fixture);
+  EXPECT_EQ((*fixture)->program().entries[0].launches.size(), 2u);
+  ir::Evaluator evaluator((*fixture)->original());
+  const auto x = normal_floats(512, 3);
+  const auto want = evaluator.run(*(*fixture)->original().graph("g"), {{"x", tensor_of({1, 512}, x)}}, {});
+  ASSERT_TRUE(want) << want.message();
+  const auto got = (*fixture)->run("g", {x.data()}, {});
+  ASSERT_TRUE(got) << got.message();
+  for (size_t i = 0; i < 2; ++i) EXPECT_LT(largest_relative_error(as_floats((*got)[i]), (*want)[i].f), 1e-3) << i;
+}
+
+// A dense linear's blocks have 16 rows, or 8 or 4 where multiprocessors get evener shares of these: the same bits as of several tokens.
+TEST(GpuGemv, EvenShares) {
+  struct Case {
+    int64_t n, k, blocks;
+    std::string format;
+  };
+  const std::vector<Case> cases = {{2112, 64, 132, "bf16"}, {3072, 96, 384, "bf16"}, {576, 64, 72, "f16"}, {1584, 40, 396, "f32"}, {3070, 64, 192, "bf16"}};
+  std::string weights, graphs;
+  const auto name_of = [](const Case& c) { return c.format + "_" + std::to_string(c.n); };
+  for (const Case& c : cases) {
+    weights += "  weight @w_" + name_of(c) + " : " + c.format + "[" + std::to_string(c.n) + "," + std::to_string(c.k) + "]\n";
+    for (const std::string rows : {"1", "?seq"}) {
+      const std::string x = "f32[" + rows + "," + std::to_string(c.k) + "]", y = "f32[" + rows + "," + std::to_string(c.n) + "]";
+      graphs += "  graph @" + std::string(rows == "1" ? "row_" : "rows_") + name_of(c) + "(%x: " + x + ") -> (" + y + ") {\n    %y = linear(%x, @w_" + name_of(c) + ") : " + y + "\n    return %y\n  }\n";
+    }
+  }
+  auto fixture = GpuKernelFixture::create("module @m level=graph {\n  dim ?seq in [1,64]\n" + weights + graphs + "}\n", GpuRows::Few);
+  ASSERT_TRUE(fixture) << fixture.message();
+  expect_compiles(**fixture);
+  for (const Case& c : cases) {
+    for (const rt::EntryPoint& e : (*fixture)->program().entries)
+      if (e.name == "row_" + name_of(c)) EXPECT_EQ(*e.launches.at(0).tasks.evaluate({}), c.blocks) << name_of(c);
+    const auto x = normal_floats(size_t(c.k), 3);
+    const auto row = (*fixture)->run("row_" + name_of(c), {x.data()}, {}), rows = (*fixture)->run("rows_" + name_of(c), {x.data()}, {{"seq", 1}});
+    ASSERT_TRUE(row) << row.message();
+    ASSERT_TRUE(rows) << rows.message();
+    EXPECT_EQ((*row)[0], (*rows)[0]) << name_of(c);
+  }
+}
+
 }  // namespace
 }  // namespace prism
