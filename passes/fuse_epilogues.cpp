@@ -4,8 +4,8 @@
 //              also the norm before it, and its q8a, of a single row: each block of a GPU computes it, which is quicker than to wait.
 //              Linears that share a norm get one each
 //   product    a conv2d or matmul and the elementwise ops and batch_norm of the same shape that follow
-//   append     split, norm, rope, hadamard of q, k and v, and kv_append
-//   attention  flash_attention, hadamard, its heads side by side, q8a; with appends=attention also what a single token appends to the
+//   append     split, norm, rope, hadamard of q, k and v, and kv_append; with appends=joined also the kv_demote of few tokens
+//   attention  flash_attention, hadamard, its heads side by side, q8a; with appends=joined also what a single token appends to the
 //              cache before it, unless that is compressed or has sinks
 //   row-wise   any connected group of elementwise ops, norms, softmax, q8a, embedding over the same rows; `tail` starts
 //   one single     anything else
@@ -13,6 +13,7 @@
 #include "llvm/ADT/SetVector.h"
 #include "passes/clusters.h"
 #include "passes/util.h"
+#include "runtime/base/kv_pages.h"
 
 namespace prism::passes {
 
@@ -71,8 +72,8 @@ void copy_norms(Graph& g) {
 
 class Fuser {
  public:
-  Fuser(Graph& g, bool norms_of_linears, bool appends_of_attention)
-      : graph_(g), clusters_(g), norms_of_linears_(norms_of_linears), appends_of_attention_(appends_of_attention) {}
+  Fuser(Graph& g, bool norms_of_linears, bool join_appends)
+      : graph_(g), clusters_(g), norms_of_linears_(norms_of_linears), join_appends_(join_appends) {}
 
   void run() {
     for_each(Op::Linear, &Fuser::fuse_linear);
@@ -80,7 +81,7 @@ class Fuser {
     for_each(Op::Matmul, &Fuser::fuse_product);
     for_each(Op::KvAppend, &Fuser::fuse_append);
     for_each(Op::FlashAttention, &Fuser::fuse_attention);
-    if (appends_of_attention_) for_each(Op::FlashAttention, &Fuser::fuse_append_of);
+    if (join_appends_) for_each(Op::FlashAttention, &Fuser::fuse_append_of);
     for (Operation& op : graph_.ops) fuse_rows(&op);
     clusters_.outline();
   }
@@ -220,6 +221,7 @@ class Fuser {
           if (joins(v->def)) region.insert(v->def);
     }
     claim(region.getArrayRef());
+    if (Operation* demote = only_user(append->result()); join_appends_ && demote && demote->op == Op::KvDemote && demote->attr<int64_t>("most_tokens") <= rt::kKvRollback) claim({append, demote});
   }
 
   void fuse_attention(Operation* op) {
@@ -265,7 +267,7 @@ class Fuser {
 
   Graph& graph_;
   Clusters clusters_;
-  const bool norms_of_linears_, appends_of_attention_;
+  const bool norms_of_linears_, join_appends_;
   llvm::DenseSet<const Operation*> claimed_;
 };
 
@@ -289,10 +291,10 @@ void sink_appends(Graph& g) {
 
 Status fuse_epilogues(Module& m, const Options& options) {
   const bool norms_of_linears = options.get("norms", "apart") == "linear";
-  const bool appends_of_attention = options.get("appends", "apart") == "attention";
+  const bool join_appends = options.get("appends", "apart") == "joined";
   for (const auto& g : m.graphs) {
     if (norms_of_linears) copy_norms(*g);
-    Fuser(*g, norms_of_linears, appends_of_attention).run();
+    Fuser(*g, norms_of_linears, join_appends).run();
     sink_appends(*g);
   }
   return ok();

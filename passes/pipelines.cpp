@@ -22,7 +22,7 @@ constexpr Named kPipelines[] = {
     // bf16 is for more rows than @verify has, whose bits are those of @decode.
     {"cpu-avx512", BEFORE_TYPES("512") "quantize-activations{bf16_rows=17,bf16_layout=row_major,bf16_linears=dense,bf16_f32=yes,bf16_queries=yes}" AFTER_TYPES("rows16", "")},
     {"cpu-amx", BEFORE_TYPES("512") "quantize-activations{bf16_rows=17,bf16_f32=yes,bf16_queries=yes}" AFTER_TYPES("rows16", "")},
-    {"gpu", BEFORE_TYPES("2048") "quantize-activations{bf16_rows=17,bf16_layout=row_major}" AFTER_TYPES("mixed", "{norms=linear,appends=attention}")},
+    {"gpu", BEFORE_TYPES("2048") "quantize-activations{bf16_rows=17,bf16_layout=row_major}" AFTER_TYPES("mixed", "{norms=linear,appends=joined}")},
 };
 #undef BEFORE_TYPES
 #undef AFTER_TYPES

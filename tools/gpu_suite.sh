@@ -4,10 +4,12 @@
 #
 #   gpu_suite.sh STAGE... [--out FOLDER] [--target cuda|emu] [--quick]
 #
-#   kernels   tests of the kernels            speed     prefill and decode of whole models
-#   tokens    greedy tokens of GPU and CPU    profile   time and bytes of each kernel of whole models (needs ncu)
-#   bench     kernels alone                   hf        transformers, bandwidth
-#   summary   all results so far: results.json and a table
+#   kernels   tests of the kernels            speed     prefill and decode of whole models, and what bounds them (prism roofline)
+#   tokens    greedy tokens of GPU and CPU    deep      decode at positions 4096 and 32768, prefill of 8192
+#   sanitize  small models and some kernels under compute-sanitizer, where it is
+#   bench     kernels alone                   profile   time and bytes of each kernel of whole models (needs ncu)
+#   hf        transformers, bandwidth         summary   all results so far: results.json and a table
+#   all       all of these, one after the other
 #
 # Results go to FOLDER (default: gpu-results), which later calls add to. NVRTC: $CUDA_HOME or /usr/local/cuda.
 #
@@ -17,7 +19,7 @@ set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly stage_seconds=540
 
-usage() { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 stages=() out=gpu-results target=cuda quick=
 while (($#)); do
@@ -26,7 +28,8 @@ while (($#)); do
     --out) out=$2; shift ;;
     --target) target=$2; shift ;;
     --quick) quick=1 ;;
-    kernels | tokens | speed | profile | bench | hf | summary) stages+=("$1") ;;
+    all) stages+=(kernels tokens sanitize speed deep profile bench hf summary) ;;
+    kernels | tokens | sanitize | speed | deep | profile | bench | hf | summary) stages+=("$1") ;;
     *) usage ;;
   esac
   shift
@@ -66,7 +69,7 @@ step() {
 # In many processes at once: most of the time goes to compiling.
 stage_kernels() {
   rm -f "$out"/kernels-*
-  local suites='GpuRows.*:GpuGemv.*:GpuGemm.*:GpuFlash.*:GpuAttention.*:GpuVision.*:GpuSample.*:*GpuCompressed*' processes=$threads i
+  local suites='GpuRows.*:GpuGemv.*:GpuGemm.*:GpuFlash.*:GpuAttention.*:GpuVision.*:GpuSample.*:*GpuCompressed*:*GpuEvicting*' processes=$threads i
   [[ -z $quick ]] || suites='GpuRows.*' processes=1
   ((processes <= 12)) || processes=12
   # Left out: what changes kernels to see tests fail, which is of the emulated device, and what compiles for the CPU.
@@ -89,22 +92,49 @@ stage_tokens() {
   done
 }
 
-# deep_steps NAME MODEL: decoding far into a context, with each kind of cache.
-deep_steps() {
-  local kv depths=4096,32768
-  [[ -z $quick ]] || depths=300
-  for kv in f16 k8v8 k4v3; do
-    step "speed-$1-deep-$kv" 90 "${prism[@]}" bench "$2" --target "$target" -t "$threads" --json -r 3 -p 0 -n 32 -d "$depths" --kv "$kv"
+# What compute-sanitizer looks for in a step: accesses out of bounds and of nothing written, races in shared memory.
+stage_sanitize() {
+  local sanitizer tool
+  sanitizer=$(command -v compute-sanitizer || find /usr/local/cuda -maxdepth 3 -name compute-sanitizer 2>/dev/null | head -n 1)
+  [[ -n $sanitizer ]] || { printf 'compute-sanitizer is not here\n' >&2; return; }
+  for tool in memcheck racecheck initcheck; do
+    step "sanitize-$tool-model" 120 "${with_libraries[@]}" "$sanitizer" --tool "$tool" --error-exitcode 3 \
+      "$here/bin/prism" run synth:tiny-llama:q4_k --target "$target" -t "$threads" -p "The history of the lighthouse begins" -n 8 --ignore-eos --kv k4v3
+    step "sanitize-$tool-kernels" 120 "${with_libraries[@]}" "$sanitizer" --tool "$tool" --error-exitcode 3 \
+      "$here/bin/prism_tests" --gtest_brief=1 --gtest_filter='GpuAttention.*:GpuGemv.NormsOfOneRow:GpuRows.*'
   done
+}
+
+# deep_steps NAME MODEL KV...: decoding far into a context, with each kind of cache; and a long prompt.
+deep_steps() {
+  local name=$1 model=$2 kv depths=4096,32768 prompt=8192
+  shift 2
+  [[ -z $quick ]] || depths=300 prompt=20
+  for kv in "$@"; do
+    step "speed-$name-deep-$kv" 90 "${prism[@]}" bench "$model" --target "$target" -t "$threads" --json -r 3 -p 0 -n 32 -d "$depths" --kv "$kv"
+  done
+  step "speed-$name-long" 60 "${prism[@]}" bench "$model" --target "$target" -t "$threads" --json -r 3 -p "$prompt" -n 0
+}
+
+stage_deep() {
+  if [[ -n $quick ]]; then
+    deep_steps tiny-q4_k synth:tiny-llama:q4_k f16 k4v3
+    return
+  fi
+  deep_steps 8b-q4_k synth:llama-3.1-8b:q4_k f16 k8v8 k4v3
+  deep_steps 1b-bf16 synth:llama-3.2-1b:bf16 f16 k4v3
+  local type
+  for type in bf16 q8_0; do deep_steps "8b-$type" "synth:llama-3.1-8b:$type" f16 k4v3; done
 }
 
 # speed_steps NAME MODEL: two steps, because a model is made anew for each.
 speed_steps() {
   local common=("${prism[@]}" bench "$2" --target "$target" -t "$threads" --json)
-  local prompts=512,2048 count=128 depths=0,4096 repeats=5
-  [[ -z $quick ]] || { prompts=8,16 count=4 depths=0,16 repeats=1; }
+  local prompts=512,2048 count=128 depths=0,4096 repeats=5 at_once=8,16
+  [[ -z $quick ]] || { prompts=8,16 count=4 depths=0,16 repeats=1 at_once=4; }
   common+=(-r "$repeats" -d "$depths")
-  step "speed-$1-graph" 120 "${common[@]}" -p "$prompts" -n "$count"
+  [[ $target == emu ]] || step "roofline-$1" 60 "${prism[@]}" roofline "$2" --json -d "$depths" -p 2048
+  step "speed-$1-graph" 120 "${common[@]}" -p "$prompts" -n "$count" --verify "$at_once"
   step "speed-$1-persistent" 120 "${common[@]}" -p 0 -n "$count" --persistent
 }
 
@@ -113,13 +143,11 @@ stage_speed() {
   step speed-bandwidth 60 python3 "$here/gpu_hf.py" --only bandwidth --out "$out/speed-bandwidth.result"
   if [[ -n $quick ]]; then
     speed_steps tiny-q4_k synth:tiny-llama:q4_k
-    deep_steps tiny-q4_k synth:tiny-llama:q4_k
     return
   fi
   speed_steps 1b-bf16 synth:llama-3.2-1b:bf16
   local type
-  for type in q4_k bf16 q8_0; do speed_steps "8b-$type" "synth:llama-3.1-8b:$type"; done
-  deep_steps 8b-q4_k synth:llama-3.1-8b:q4_k
+  for type in q4_k bf16 q8_0 q4_k_m; do speed_steps "8b-$type" "synth:llama-3.1-8b:$type"; done
 }
 
 # profile_step NAME FIRST COUNT MODEL ARGUMENTS...: COUNT launches after the first FIRST.

@@ -81,21 +81,34 @@ def read_tokens(folder, steps):
     return result
 
 
-def read_speed(folder, bandwidth):
-    """Rates of each run of prism bench by what was measured ("decode 128 at 4096"), and how much of the bandwidth decoding takes."""
-    runs = {}
+SPECIFIED_BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.039e12}   # bytes/s, by what the card's name contains
+
+
+def read_rooflines(folder):
+    """Launches and bound of each step that prism roofline knows, by name of the run ("1b-bf16") and step ("decode at 4096")."""
+    return {path.stem.removeprefix("roofline-"): {step["step"]: {"launches": step["launches"], "bound_tokens_per_second": step["bound_tokens_per_second"]} for step in dig(read(path), "steps") or []}
+            for path in sorted(folder.glob("roofline-*.out"))}
+
+
+def read_speed(folder, bandwidth, specified):
+    """Rates of each run of prism bench by what was measured ("decode 128 at 4096"), how much of the bandwidth decoding takes, and of what bounds it."""
+    runs, rooflines = {}, read_rooflines(folder)
     for path in sorted(folder.glob("speed-*.out")):
         report = read(path)
         if dig(report, "rows") is None:
             continue
         run = {key: report[key] for key in ("model", "weight_bytes", "load_ms")} | {"rows": {}}
         for row in report["rows"]:
+            name, depth = path.stem.removeprefix("speed-"), f" at {row['depth']}" if row["depth"] else ""
+            bound = dig(rooflines, name.removesuffix("-graph"), "decode" + depth) if row["phase"] == "decode" else None
             found = {key: row[key] for key in ("median", "min", "max", "samples", "bytes_per_token", "operations_per_token")}
             rate = row["bytes_per_second"]
             if row["phase"] == "prefill":
                 found |= {"ms": 1e3 * row["tokens"] / row["median"], "operations_per_second": row["operations_per_second"]}
             else:
-                found |= {"gigabytes_per_second": 1e-9 * rate, "of_bandwidth": rate / bandwidth if bandwidth else None}
+                found |= {"gigabytes_per_second": 1e-9 * rate, "of_bandwidth": rate / bandwidth if bandwidth else None, "of_specified_bandwidth": rate / specified if specified else None}
+                if bound:
+                    found |= {"launches_per_token": bound["launches"], "of_bound": row["median"] / bound["bound_tokens_per_second"]}
             run["rows"][f"{row['phase']} {row['tokens']} at {row['depth']}"] = found
         runs[path.stem.removeprefix("speed-")] = run
     return runs
@@ -183,7 +196,8 @@ def print_table(result):
                 text = f"{row['ms']:9.2f} ms, {1e-12 * row['operations_per_second']:.0f} TFLOP/s"
             else:
                 part = f" ({100 * row['of_bandwidth']:.0f} %)" if row["of_bandwidth"] else ""
-                text = f"{row['median']:9.1f} tokens/s, {row['gigabytes_per_second']:.0f} GB/s{part}"
+                bound = f", {row['launches_per_token']} launches, {100 * row['of_bound']:.0f} % of the bound" if "of_bound" in row else ""
+                text = f"{row['median']:9.1f} tokens/s, {row['gigabytes_per_second']:.0f} GB/s{part}{bound}"
             print(f"{name + ' ' + what:42} {text}")
     for name, kernels in result["profiles"].items():
         total = sum(k["seconds"] for k in kernels.values())
@@ -210,10 +224,12 @@ def main():
     folder = options.folder
     hf = read(folder / "hf.result")
     bandwidth = best(*(dig(r, "bandwidth", "bytes_per_second", "median") for r in (read(folder / "speed-bandwidth.result"), hf)))
-    steps, speed, bench = read_steps(folder), read_speed(folder, bandwidth), read_bench(folder)
+    card = gpu()
+    specified = next((rate for name, rate in SPECIFIED_BANDWIDTH.items() if card and name in card["name"]), None)
+    steps, speed, bench = read_steps(folder), read_speed(folder, bandwidth, specified), read_bench(folder)
     result = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "commit": options.commit,
-        "target": options.target, "gpu": gpu(), "bandwidth_bytes_per_second": bandwidth, "bars": bars(speed, bench, hf),
+        "target": options.target, "gpu": card, "bandwidth_bytes_per_second": bandwidth, "bars": bars(speed, bench, hf),
         "kernels": read_kernels(folder), "tokens": read_tokens(folder, steps), "speed": speed, "profiles": read_profiles(folder), "bench": bench, "hf": hf, "steps": steps,
     }
     (folder / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

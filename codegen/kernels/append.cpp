@@ -1,7 +1,7 @@
 // Per head: slice, optional norm, rotary position, and the store into the KV cache or the rotated queries.
 // A task is one head of one token; on GPUs each warp has one.
+#include "codegen/kernels/demote.h"
 #include "codegen/kernels/head_rows.h"
-#include "codegen/kernels/kv_store.h"
 
 namespace prism::codegen {
 
@@ -29,7 +29,8 @@ class Append {
     };
     for (const ir::Value* v : r_.body.returns) {
       if (v->type.is_kv()) {
-        const ir::Operation& append = *v->def;
+        const ir::Operation* demote = v->def->op == Op::KvDemote ? v->def : nullptr;
+        const ir::Operation& append = demote ? *demote->operand(0)->def : *v->def;
         if (append.op != Op::KvAppend) return r_.unsupported(append, "expected kv_append");
         const ir::Value* kv = append.operand(0);
         PRISM_TRY(HeadChain k, rows_.trace(append.operand(1)));
@@ -38,6 +39,8 @@ class Append {
         const Ex past = b_.let(r_.dim(kv->type.dim(0)));
         if (kv->type.is_compressed()) {
           PRISM_CHECK(open_stores(append));
+          if (demote && (work_.rows_at_once() == 1 || stores_->keys.staged())) return r_.unsupported(*demote, "demotion of many tokens in the kernel that appends");
+          if (demote) demote_.emplace(r_, *demote, kv);
           for (const KvStore* store : {&stores_->keys, &stores_->values})
             parts.push_back({store->shape().keys ? k : val, [store, this](Ex token, Ex head, const Buffer& x) { store_exact(*store, b_.let(past_ + token), head, x); }});
           continue;
@@ -91,15 +94,20 @@ class Append {
       });
       jobs = jobs + ir::Dim(filling + heads);
     } else if (at_once > 1) {
-      b_.if_(job < b_.let(r_.dim(jobs)), append);
+      const auto some = [&] { b_.if_(job < b_.let(r_.dim(jobs)), append); };
+      const Ex blocks = b_.let(r_.dim(blocks_of(jobs, at_once)));
+      if (demote_) b_.if_(b_.task() < blocks, some, [&] { demote_->run(b_.let(b_.task() - blocks)); });
+      else some();
     } else {
       append();
     }
     PRISM_CHECK(status);
-    return r_.finish(at_once > 1 ? ir::Dim::floor_div(jobs + ir::Dim(at_once - 1), at_once) : jobs);
+    return r_.finish(blocks_of(jobs, at_once) + (demote_ ? demote_->tasks() : ir::Dim(0)));
   }
 
  private:
+  static ir::Dim blocks_of(ir::Dim jobs, int64_t at_once) { return at_once > 1 ? ir::Dim::floor_div(jobs + ir::Dim(at_once - 1), at_once) : jobs; }
+
   static constexpr int64_t kStaged = rt::kKvPage * (rt::kKvRecentPages + 1) / rt::kKvGroup;  ///< groups before the new tokens, at most
 
   Status open_stores(const ir::Operation& append) {
@@ -160,6 +168,7 @@ class Append {
   Worker& work_;
   HeadRows rows_;
   std::optional<KvStores> stores_;   ///< of a compressed cache
+  std::optional<Demote> demote_;     ///< further blocks do
   Ex past_;
   Ex x0_;                            ///< where the head's values begin in their memory
 };

@@ -31,7 +31,7 @@ class GpuKernelFixture {
 
   /// dense: of pack-weights.
   static std::string pipeline_for(GpuRows rows, const std::string& dense = "mixed") {
-    return "fuse-attention," + narrow(rows) + ",pack-weights{dense=" + dense + "},dce,fuse-epilogues{norms=linear,appends=attention},plan-memory";
+    return "fuse-attention," + narrow(rows) + ",pack-weights{dense=" + dense + "},dce,fuse-epilogues{norms=linear,appends=joined},plan-memory";
   }
 
   /// The graphs of `text` compiled for the device, by a pipeline made for the number of rows or by another; emu: for what `archs` have.

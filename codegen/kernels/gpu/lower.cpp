@@ -41,7 +41,7 @@ Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::strin
     switch (inner.op) {
       case Op::Linear:
         return inner.operand(0)->type.dtype == DType::BF16 ? lower_gpu_gemm(op, name, dims, target) : lower_gpu_gemv(op, name, dims);
-      case Op::KvDemote: return lower_demote(op, name, dims, kDecodeThreads);
+      case Op::KvDemote: return lower_demote(op, name, dims, kDecodeThreads);   // alone
       case Op::KvAppend: case Op::Rope: return lower_append(op, name, dims, kDecodeThreads);
       default: break;
     }
