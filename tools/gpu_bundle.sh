@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds what checks and measures Prism on a machine with a GPU that has neither its sources nor LLVM: one folder of at most
-# 60 MiB. Copy it there, then: gpu_suite.sh kernels tokens speed profile bench hf summary
+# 60 MiB. Copy it there, then: gpu_suite.sh all
 #
 #   tools/gpu_bundle.sh [FOLDER]    default: build/gpu-bundle
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
