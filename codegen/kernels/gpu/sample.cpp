@@ -12,6 +12,7 @@ using namespace kir;
 namespace {
 
 constexpr int kList = int(rt::kMostLargest), kThreads = 256, kWarps = kThreads / 32, kBatches = 2;
+constexpr int kListsAtOnce = 4;       ///< of other blocks, that a warp reads together
 constexpr int kBlockLogits = kBatches * kList * kWarps;
 constexpr int kPlace = 2 * kList + 1;  ///< of a block in the workspace: logits, ids, sum
 static_assert(kList == 64, "two elements a lane");
@@ -177,11 +178,16 @@ class LargestLogits {
   /// All blocks' lists become one in shared memory; their sum.
   Ex all_blocks() {
     const List l = empty_list();
-    b_.for_(warp_, Ex(blocks_), kWarps, [&](Ex block) {
-      merge(l, [&](int r) {
-        const Ex at = b_.let(block * kPlace + from_end(r));
-        return std::pair(b_.let(b_.load(found_, at)), b_.let(bitcast({Elem::I32, 1}, b_.load(found_, at + kList))));
-      });
+    b_.for_(warp_, Ex(blocks_), kWarps * kListsAtOnce, [&](Ex first) {
+      std::vector<std::pair<Ex, Ex>> elements;   // under way together: past the last list elements that come after all others
+      for (int i = 0; i < kListsAtOnce; ++i) {
+        const Ex block = b_.let(first + Ex(i * kWarps)), inside = b_.let(block < Ex(blocks_)), place = b_.let(min(block, Ex(blocks_ - 1)) * kPlace);
+        for (int r = 0; r < 2; ++r) {
+          const Ex value = b_.let(b_.load(found_, place + from_end(r))), id = b_.let(bitcast({Elem::I32, 1}, b_.load(found_, place + from_end(r) + kList)));
+          elements.emplace_back(b_.let(select(inside, value, never())), b_.let(select(inside, id, integer(INT32_MAX))));
+        }
+      }
+      for (int i = 0; i < kListsAtOnce; ++i) merge(l, [&](int r) { return elements[size_t(2 * i + r)]; });
     });
     join_warps(l);
     const Ex top = b_.let(b_.load(values_, 0));
