@@ -44,11 +44,10 @@ def measure(options, programs, model):
 
 def demoting(options, model, kv):
     """Which part of reading the text, cut to the deepest depth, goes to demoting pages."""
-    ids = json.loads("[" + engines.run([options.prism, "tokenize", model], options.text.read_text(encoding="utf-8")).stdout.strip().strip("[]") + "]")
-    depth = max(options.depths)
-    text, whole = options.text.read_text(encoding="utf-8"), len(ids)
+    text, depth = options.text.read_text(encoding="utf-8"), max(options.depths)
+    whole = engines.run([options.prism, "tokenize", model], text).stdout.count(",") + 1
     text = (text * (depth // whole + 1))[:int(len(text) * depth / whole)]
-    report = engines.run_json([options.prism, "run", model, "-f", "-", "-n", 1, "-t", options.threads, "--kv", kv, "--ctx", depth + 512, "--json"], text)
+    report = engines.run_json([options.prism, "run", model, "-f", "-", "-n", 1, "-t", options.threads, "--kv", kv, "--json"], text)
     tokens = report["kv"]["positions"] - len(report["ids"])
     return {"tokens": tokens, "part": 1e-3 * report["kv"]["compressing_ms"] / options.threads / (tokens / report["prompt_tokens_per_second"])}
 
