@@ -5,15 +5,13 @@
 #include <map>
 
 #include "codegen/cuda/nvrtc.h"
+#include "codegen/gpus.h"
 #include "codegen/kernels/region.h"
 #include "ir/module.h"
 #include "runtime/cpu.h"
 #include "runtime/program.h"
 
 namespace prism::codegen {
-
-/// What does a GPU kernel's products.
-enum class MathUnit { Cores, Mma, Wgmma };
 
 /// A GPU kernel and what it takes of a multiprocessor.
 struct KernelReport {

@@ -9,27 +9,12 @@
 namespace prism::codegen {
 namespace {
 
-const Gpu kGpus[] = {
-#define PRISM_GPU(...) {__VA_ARGS__},
-#include "codegen/gpus.def"
-#undef PRISM_GPU
-};
-
 /// Of a multiprocessor of every architecture that Prism compiles for.
 constexpr int64_t kThreads = 2048, kBlocks = 32, kRegisters = 65536, kReservedShared = 1024;
 
 double part(int64_t amount, double per_second) { return double(amount) / per_second; }
 
 }  // namespace
-
-Result<Gpu> gpu_of(const std::string& arch) {
-  std::string known;
-  for (const Gpu& g : kGpus) {
-    if (g.arch == arch) return g;
-    known += (known.empty() ? "" : ", ") + g.arch;
-  }
-  return error("limits of GPUs: found ", arch, ", expected one of ", known);
-}
 
 int64_t resident_blocks(const KernelReport& kernel, const Gpu& gpu) {
   const auto usage = kernel.usage.find(gpu.arch);

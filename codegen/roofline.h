@@ -3,24 +3,13 @@
 // stretched by the multiprocessor that gets most blocks, and then a boundary: what lies between the ends of two launches of a graph.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "codegen/generate.h"
+#include "codegen/gpus.h"
 #include "runtime/work.h"
 
 namespace prism::codegen {
-
-struct Gpu {
-  std::string arch, name;
-  int multiprocessors = 0;
-  int64_t shared_kib = 0;                 ///< of a multiprocessor
-  double memory = 0;                      ///< bytes per second
-  double wgmma = 0, mma = 0, cores = 0;   ///< operations per second (a product and its sum are two): bf16, bf16, f32
-
-  double operations(MathUnit unit) const { return unit == MathUnit::Wgmma ? wgmma : unit == MathUnit::Mma ? mma : cores; }
-};
-Result<Gpu> gpu_of(const std::string& arch);
 
 /// Seconds between two launches of a graph, as measured with empty kernels.
 constexpr double kBoundarySeconds = 1.3e-6;

@@ -196,6 +196,11 @@ TEST(GpuGemv, EvenShares) {
     ASSERT_TRUE(rows) << rows.message();
     EXPECT_EQ((*row)[0], (*rows)[0]) << name_of(c);
   }
+  if (GpuKernelFixture::target() != "emu") return;
+  auto smaller = GpuKernelFixture::create("module @m level=graph {\n  dim ?seq in [1,64]\n" + weights + graphs + "}\n", GpuRows::Few, "", {"sm_80"});   // 108 multiprocessors
+  ASSERT_TRUE(smaller) << smaller.message();
+  for (const rt::EntryPoint& e : (*smaller)->program().entries)
+    if (e.name == "row_bf16_3072") EXPECT_EQ(*e.launches.at(0).tasks.evaluate({}), 192);
 }
 
 }  // namespace

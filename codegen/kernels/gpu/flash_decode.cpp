@@ -23,7 +23,6 @@ constexpr int kWarps = 4, kStepKeys = 16;        // a warp's keys of a tile: it 
 constexpr int kTileKeys = kWarps * kStepKeys;
 constexpr int64_t kTogether = 2;                 // tiles in a row that a block has
 constexpr int64_t kRows = 8;                     // query rows of a block: tokens times heads
-constexpr int64_t kBlocks = 132;                 // per row tile: multiprocessors of a large GPU
 constexpr int64_t kMostSplits = 32;              // what one warp merges
 constexpr int64_t kSharedBytes = 99 << 10;       // for tiles under way, of smaller GPUs; but two tiles at least
 constexpr double kNothing = -1e30;               // the largest score before there is one
@@ -32,8 +31,8 @@ constexpr int kMergeAtOnce = 4;                  // partial results that are loa
 
 class FlashDecode : GpuAttention {
  public:
-  FlashDecode(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims)
-      : GpuAttention(op, name, dims, kWarps * 32) {}
+  FlashDecode(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target)
+      : GpuAttention(op, name, dims, kWarps * 32), target_(target) {}
 
   Result<LoweredKernel> run() {
     PRISM_CHECK(read());
@@ -42,7 +41,7 @@ class FlashDecode : GpuAttention {
     tile_tokens_ = std::min(kRows / group_, most_tokens);
     rows_ = group_ * tile_tokens_;
     const int64_t groups = heads_ / group_, row_tiles = (most_tokens + tile_tokens_ - 1) / tile_tokens_;
-    splits_ = std::clamp<int64_t>(kBlocks / groups, 1, kMostSplits);
+    splits_ = std::clamp<int64_t>(target_.multiprocessors / groups, 1, kMostSplits);
     const int64_t tile_bytes = kWarps * tile_elements(kStepKeys) * 2;
     stages_ = std::clamp<int64_t>(kSharedBytes / tile_bytes, 2, 4);
     shared_ = b_.shared("tiles", Elem::F16, stages_ * tile_bytes / 2);
@@ -414,6 +413,7 @@ class FlashDecode : GpuAttention {
     });
   }
 
+  const GpuTarget target_;
   int64_t group_ = 1, tile_tokens_ = 1, rows_ = 1;   ///< a block's heads, tokens, and their product
   int64_t splits_ = 1, stages_ = 2;
   Buffer shared_, partial_, counters_;
@@ -432,8 +432,8 @@ class FlashDecode : GpuAttention {
 
 }  // namespace
 
-Result<LoweredKernel> lower_gpu_flash_decode(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
-  return FlashDecode(op, name, dims).run();
+Result<LoweredKernel> lower_gpu_flash_decode(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target) {
+  return FlashDecode(op, name, dims, target).run();
 }
 
 }  // namespace prism::codegen

@@ -24,8 +24,7 @@ constexpr int64_t kRows = 16;    // of a group; of dense weights fewer where mul
 constexpr int kTokens = 4;       // at once
 constexpr int64_t kMostShared = 96 << 10;    // what a block can have on smaller GPUs, less the sums
 constexpr int64_t kMostStaged = 64 << 10;    // bytes of x in shared memory
-constexpr int64_t kMultiprocessors = 132;    // of a large GPU; each has so much shared memory for the blocks on it
-constexpr int64_t kMultiprocessorShared = 200 << 10;
+constexpr int64_t kMultiprocessorShared = 200 << 10;   // that a large GPU's has for the blocks on it
 
 struct Shape {
   const ir::Operation* linear = nullptr;
@@ -53,21 +52,21 @@ Result<Shape> shape_of(const ir::Operation& op, const std::string& name) {
 }
 
 /// Of the time that `blocks` take, the part in which multiprocessors have work, if one block of each takes as long as any.
-double evenness(int64_t blocks) { return double(blocks) / double(ceil_div(blocks, kMultiprocessors) * kMultiprocessors); }
+double evenness(int64_t blocks, int64_t multiprocessors) { return double(blocks) / double(ceil_div(blocks, multiprocessors) * multiprocessors); }
 
-int64_t group_rows(const Shape& s, int64_t column_unit) {
+int64_t group_rows(const Shape& s, int64_t column_unit, int64_t multiprocessors) {
   int64_t rows = kRows;
   const bool single = Region::rows_of(s.linear->operand(0)->type) == ir::Dim(1);
   if (s.quantized() || column_unit > 1 || !single) return rows;
   for (const int64_t fewer : {kRows / 2, kRows / 4})
-    if (s.n % fewer == 0 && evenness(s.n / fewer) > 1.1 * evenness(ceil_div(s.n, rows))) rows = fewer;
+    if (s.n % fewer == 0 && evenness(s.n / fewer, multiprocessors) > 1.1 * evenness(ceil_div(s.n, rows), multiprocessors)) rows = fewer;
   return rows;
 }
 
 class Gemv {
  public:
-  Gemv(const ir::Operation& op, const Shape& s, const std::string& name, const std::vector<std::string>& dims)
-      : s_(s), r_(op, name, dims, kDecodeThreads), b_(r_.b), epilogue_(r_, *s.linear), rows_(group_rows(s, epilogue_.column_unit())),
+  Gemv(const ir::Operation& op, const Shape& s, const std::string& name, const std::vector<std::string>& dims, int64_t multiprocessors)
+      : s_(s), r_(op, name, dims, kDecodeThreads), b_(r_.b), epilogue_(r_, *s.linear), multiprocessors_(multiprocessors), rows_(group_rows(s, epilogue_.column_unit(), multiprocessors)),
         groups_(std::max<int64_t>(epilogue_.column_unit() / kRows, 1)), warps_(kDecodeThreads / 32 / groups_), made_here_(!r_.is_argument(s.linear->operand(0))), w_(r_.buffer(s.linear->operand(1))) {
     if (!made_here_) x_ = r_.buffer(s.linear->operand(0));
   }
@@ -78,7 +77,7 @@ class Gemv {
     const bool single = rows == ir::Dim(1);
     tokens_ = single ? 1 : kTokens;
     // A block alone on its multiprocessor must have more under way than one of four.
-    beside_ = std::clamp<int64_t>(((s_.n + columns - 1) / columns + kMultiprocessors - 1) / kMultiprocessors, 1, 4);
+    beside_ = std::clamp<int64_t>(ceil_div(ceil_div(s_.n, columns), multiprocessors_), 1, 4);
     // With two rather than three blocks, what is unpacked of formats with supers finds room in registers.
     const int64_t most = !s_.quantized() ? 4 : rows16_format(s_.format).blocks > 1 ? 2 : 3;
     if (single) b_.blocks_together(int(std::min(beside_, most)));
@@ -409,6 +408,7 @@ class Gemv {
   Region r_;
   Builder& b_;
   Epilogue epilogue_;
+  const int64_t multiprocessors_;
   const int64_t rows_;             ///< outputs of a group
   const int64_t groups_, warps_;   ///< in a block; of a group
   const bool made_here_;           ///< x is computed by the block: a norm of one row
@@ -432,9 +432,9 @@ class Gemv {
 
 }  // namespace
 
-Result<LoweredKernel> lower_gpu_gemv(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims) {
+Result<LoweredKernel> lower_gpu_gemv(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target) {
   PRISM_TRY(const Shape s, shape_of(op, name));
-  return Gemv(op, s, name, dims).run();
+  return Gemv(op, s, name, dims, target.multiprocessors).run();
 }
 
 }  // namespace prism::codegen

@@ -9,17 +9,18 @@ constexpr int kDecodeThreads = 128;   ///< of a block, in kernels of one or few 
 
 /// What the GPUs have that a kernel is made for.
 struct GpuTarget {
-  bool wgmma = false;   ///< warpgroups' products from shared memory
+  bool wgmma = false;              ///< warpgroups' products from shared memory
+  int64_t multiprocessors = 132;   ///< that blocks are to be shared evenly by
 };
 /// What all these architectures have; none: every GPU.
 GpuTarget gpu_target(const std::vector<std::string>& archs);
 
 /// y = x w^T for few rows: x in f32 or q8a. Weights of quantized types are in Rows16, others row-major or swizzled.
-Result<LoweredKernel> lower_gpu_gemv(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
+Result<LoweredKernel> lower_gpu_gemv(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target);
 /// The same for many rows, in matrix products: x in bf16, row-major.
 Result<LoweredKernel> lower_gpu_gemm(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target);
 /// Attention of few tokens, at most kFewTokens: the keys are split over blocks, whose results the last one merges.
-Result<LoweredKernel> lower_gpu_flash_decode(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
+Result<LoweredKernel> lower_gpu_flash_decode(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target);
 /// Attention of many tokens, in matrix products.
 Result<LoweredKernel> lower_gpu_flash_prefill(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims);
 

@@ -1,3 +1,4 @@
+#include "codegen/gpus.h"
 #include "codegen/kernels/gpu/elements.h"
 #include "codegen/kernels/gpu/gpu.h"
 
@@ -28,7 +29,10 @@ bool by_elements(const ir::Graph& body) {
 
 GpuTarget gpu_target(const std::vector<std::string>& archs) {
   const bool hopper = !archs.empty() && std::all_of(archs.begin(), archs.end(), [](const std::string& a) { return a == "sm_90a"; });
-  return {.wgmma = hopper};
+  GpuTarget target{.wgmma = hopper};
+  if (archs.size() == 1)
+    if (const auto gpu = gpu_of(archs[0])) target.multiprocessors = gpu->multiprocessors;   // of others nothing is known
+  return target;
 }
 
 Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::string& name, const std::vector<std::string>& dims, const GpuTarget& target) {
@@ -36,11 +40,11 @@ Result<LoweredKernel> lower_gpu_kernel(const ir::Operation& op, const std::strin
   ir::Dim rows(1);
   for (const ir::Operation& inner : op.body->ops)   // may come after what it appends
     if (inner.op == Op::FlashAttention)
-      return inner.attr<int64_t>("most_tokens") > kFewTokens ? lower_gpu_flash_prefill(op, name, dims) : lower_gpu_flash_decode(op, name, dims);
+      return inner.attr<int64_t>("most_tokens") > kFewTokens ? lower_gpu_flash_prefill(op, name, dims) : lower_gpu_flash_decode(op, name, dims, target);
   for (const ir::Operation& inner : op.body->ops) {
     switch (inner.op) {
       case Op::Linear:
-        return inner.operand(0)->type.dtype == DType::BF16 ? lower_gpu_gemm(op, name, dims, target) : lower_gpu_gemv(op, name, dims);
+        return inner.operand(0)->type.dtype == DType::BF16 ? lower_gpu_gemm(op, name, dims, target) : lower_gpu_gemv(op, name, dims, target);
       case Op::KvDemote: return lower_demote(op, name, dims, kDecodeThreads);   // alone
       case Op::KvAppend: case Op::Rope: return lower_append(op, name, dims, kDecodeThreads);
       default: break;
