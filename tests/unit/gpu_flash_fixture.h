@@ -28,13 +28,11 @@ inline std::string describe(const Attention& a) {
 
 class FlashKernel {
  public:
-  static constexpr int64_t kPositions = 448;
-
-  /// `most`: tokens at once; more than 16: the kernel for many.
-  FlashKernel(const Attention& a, int64_t most) : a_(a) {
+  /// `most`: tokens at once; more than 16: the kernel for many. `positions`: of the cache, at most.
+  FlashKernel(const Attention& a, int64_t most, int64_t positions = 448) : a_(a) {
     const std::string h = std::to_string(a.heads), d = std::to_string(a.size), kv = std::to_string(a.kv_heads), width = std::to_string(a.heads * a.size);
     const std::string q = a.queries + "[?seq," + h + "," + d + "]", y = "f32[?seq," + width + "]";
-    std::string text = "module @m level=graph {\n  dim ?seq in [1," + std::to_string(most) + "]\n  dim ?past in [0,384]\n  graph @g(%q: " + q + ", %kv: kv<f16>[?past+?seq," + kv + "," + d +
+    std::string text = "module @m level=graph {\n  dim ?seq in [1," + std::to_string(most) + "]\n  dim ?past in [0," + std::to_string(positions - 64) + "]\n  graph @g(%q: " + q + ", %kv: kv<f16>[?past+?seq," + kv + "," + d +
                        "]) -> (RESULT) {\n    %a = attention(%q, %kv) {scale=" + std::to_string(a.scale) + ", causal=" + (a.causal ? "true" : "false") + ", window=" + std::to_string(a.window) + ", softcap=" + std::to_string(a.softcap) + "} : " + q +
                        "\n    %y = reshape(%a) {shape=\"?seq," + width + "\"} : " + a.queries + "[?seq," + width + "]\n";
     const std::string type = result() + "[?seq," + width + "]";
@@ -58,10 +56,10 @@ class FlashKernel {
       else error_ = k.message();
     }
     // Values do not depend on how many tokens are computed at once.
-    queries_ = random_floats(size_t(kPositions * a.heads * a.size), 1);
+    queries_ = random_floats(size_t(positions * a.heads * a.size), 1);
     for (float& x : queries_) x = rounded(2 * x, a.queries);
     for (int plane = 0; plane < 2; ++plane) {
-      cache_[plane] = random_floats(size_t(kPositions * a.kv_heads * a.size), uint32_t(2 + plane));
+      cache_[plane] = random_floats(size_t(positions * a.kv_heads * a.size), uint32_t(2 + plane));
       for (float& x : cache_[plane]) x = rounded(x, "f16");
     }
   }

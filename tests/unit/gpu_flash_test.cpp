@@ -33,6 +33,19 @@ TEST(GpuFlash, DecodeAndVerify) {
         16, {{1, 0}, {3, 0}, {1, 63}, {1, 64}, {16, 60}, {2, 130}, {1, 383}}, 1e-5);
 }
 
+// So many keys that a job has more parts than a warp has lanes: 64 of these heads' keys, and 44.
+TEST(GpuFlash, ManyParts) {
+  for (const Attention& a : {Attention{3, 1, 32}, Attention{9, 3, 16}, Attention{2, 1, 144}}) {
+    const FlashKernel f(a, 16, 8704);
+    expect_compiles(f.kernel());
+    OnTarget code(f.kernel());
+    for (const int64_t past : {4095, 4500, 8191, 8639}) {
+      std::string why;
+      EXPECT_LT(f.error(code, 1, past, uint64_t(past), &why), 1e-5) << describe(a) << ", past " << past << " " << why;
+    }
+  }
+}
+
 // Queries and weights are rounded to f16, 2^-11 of each weight and 2^-11 in a score's terms: a few 1e-4 where values cancel.
 TEST(GpuFlash, Prefill) {
   check({{9, 3, 64}, {7, 1, 128, 0, 0, "bf16"}, {2, 2, 80, 0, 0, "f32", "bf16"}, {2, 1, 256, 20, 0, "q8a"}, {1, 1, 128, 64, 0, "q8a"}, {2, 1, 32, 100, 5.0},

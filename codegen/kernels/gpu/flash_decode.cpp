@@ -7,6 +7,7 @@
 // Products are matrix products with the accuracy of f32: of 16 rows of queries (and of weights) eight are values rounded to
 // f16, the other eight what rounding lost.
 #include <algorithm>
+#include <bit>
 
 #include "codegen/kernels/gpu/attention.h"
 #include "codegen/kernels/gpu/gpu.h"
@@ -23,11 +24,11 @@ constexpr int kWarps = 4, kStepKeys = 16;        // a warp's keys of a tile: it 
 constexpr int kTileKeys = kWarps * kStepKeys;
 constexpr int64_t kTogether = 2;                 // tiles in a row that a block has
 constexpr int64_t kRows = 8;                     // query rows of a block: tokens times heads
-constexpr int64_t kMostSplits = 32;              // what one warp merges
+constexpr int64_t kMostSplits = 64;              // two for each lane of the warp that merges them
 constexpr int64_t kSharedBytes = 99 << 10;       // for tiles under way, of smaller GPUs; but two tiles at least
 constexpr double kNothing = -1e30;               // the largest score before there is one
 constexpr int64_t kPagesAhead = 128;             // head size up to which registers hold a page's words beside the sums
-constexpr int kMergeAtOnce = 4;                  // partial results that are loaded together
+constexpr int64_t kMergeLoads = 64;              // of a lane that are under way together when parts are merged
 
 class FlashDecode : GpuAttention {
  public:
@@ -361,22 +362,34 @@ class FlashDecode : GpuAttention {
       b_.if_(b_.thread() == Ex(0), [&] { b_.store(counters_, job, constant({Elem::U32, 1}, 0)); });
       const Ex first = b_.let(job * splits_);  // the task of split 0
       b_.for_(warp_, rows_, kWarps, [&](Ex row) {
-        const Ex task = b_.let(first + min(lane_, used - Ex(1)));
-        const Ex top = b_.let(select(lane_ < used, b_.load(partial_, partial_softmax_at(task, row)), Ex(kNothing)));
-        const Ex factor = b_.let(select(lane_ < used, weight(top - warp_reduce(b_, Fn::ReduceMax, top)), constant({Elem::F32, 1}, 0)));
-        const Ex sum = warp_reduce(b_, Fn::ReduceAdd, b_.let(b_.load(partial_, partial_softmax_at(task, row) + Ex(1)) * factor));
+        std::vector<Ex> tops, tasks;
+        for (int64_t i = 0; i < splits_; i += 32) {
+          const Ex split = b_.let(lane_ + Ex(i));
+          tasks.push_back(b_.let(first + min(split, used - Ex(1))));
+          tops.push_back(b_.let(select(split < used, b_.load(partial_, partial_softmax_at(tasks.back(), row)), Ex(kNothing))));
+        }
+        const Ex top = warp_reduce(b_, Fn::ReduceMax, tops.size() > 1 ? b_.let(max(tops[0], tops[1])) : tops[0]);
+        Ex sum;
         b_.warp_sync();
-        b_.store(shared_, float_at(factor_at(lane_)), factor);
+        for (size_t i = 0; i < tops.size(); ++i) {
+          const Ex split = b_.let(lane_ + Ex(int64_t(32 * i)));
+          const Ex factor = b_.let(select(split < used, weight(tops[i] - top), constant({Elem::F32, 1}, 0)));
+          const Ex part = b_.let(b_.load(partial_, partial_softmax_at(tasks[i], row) + Ex(1)) * factor);
+          sum = i ? b_.let(sum + part) : part;
+          b_.store(shared_, float_at(factor_at(split)), factor);
+        }
+        sum = warp_reduce(b_, Fn::ReduceAdd, sum);
         b_.warp_sync();
         std::vector<Ex> values;
         for (int64_t i = 0; i < lane_dimensions(); ++i) values.push_back(b_.var(Ex(0.0)));
-        b_.for_(Ex(0), used, kMergeAtOnce, [&](Ex split) {
-          std::vector<std::vector<Ex>> parts(kMergeAtOnce);
-          for (int s = 0; s < kMergeAtOnce; ++s) {  // past the last split its part again, times 0
+        const int64_t at_once = std::min<int64_t>(16, int64_t(std::bit_floor(uint64_t(kMergeLoads / lane_dimensions()))));   // divides 32: there are factors for all
+        b_.for_(Ex(0), used, at_once, [&](Ex split) {
+          std::vector<std::vector<Ex>> parts{size_t(at_once)};
+          for (int64_t s = 0; s < at_once; ++s) {  // past the last split its part again, times 0
             const Ex at = b_.let(partial_sum_at(first + min(split + Ex(s), used - Ex(1)), row));
             for (int64_t i = 0; i < lane_dimensions(); ++i) parts[size_t(s)].push_back(b_.let(b_.load(partial_, at + dimension(i))));
           }
-          for (int s = 0; s < kMergeAtOnce; ++s) {
+          for (int64_t s = 0; s < at_once; ++s) {
             const Ex f = load_float(factor_at(split + Ex(s)));
             for (size_t i = 0; i < values.size(); ++i) b_.assign(values[i], fma(parts[size_t(s)][i], f, values[i]));
           }
