@@ -48,6 +48,12 @@ std::string summary(const ir::Graph& body) {
   return text;
 }
 
+/// The body's argument that a cache is, after what is appended or demoted.
+const ir::Value* cache_argument(const ir::Value* v) {
+  while (v->def) v = v->def->operand(0);
+  return v;
+}
+
 /// The fastest that it uses.
 MathUnit math_unit(const kir::Block& block) {
   MathUnit unit = MathUnit::Cores;
@@ -240,9 +246,7 @@ class Generator {
           place[v] = {rt::Space::Arena, 0, uint64_t(offsets[i])};
           continue;
         }
-        const ir::Value* inner = op.body->returns[i];
-        while (inner->def) inner = inner->def->operand(0);
-        kv_layer[v] = kv_layer.at(op.operand(inner->index));
+        kv_layer[v] = kv_layer.at(op.operand(cache_argument(op.body->returns[i])->index));
       }
       PRISM_CHECK(keeps_stage(g, op, kv_layer, staged));
       PRISM_TRY(size_t k, kernel(op));
@@ -264,9 +268,7 @@ class Generator {
       if (gpu()) launch.product = product(*op.body, lowered_[k].args);
       for (const ir::Operation& inner : op.body->ops)
         if (inner.op == ir::Op::FlashAttention) {
-          const ir::Value* cache = inner.operand(1);
-          while (cache->def) cache = cache->def->operand(0);   // what the body appends first
-          rt::KvLayer& layer = p_.kv[kv_layer.at(op.operand(cache->index))];
+          rt::KvLayer& layer = p_.kv[kv_layer.at(op.operand(cache_argument(inner.operand(1))->index))];
           const auto window = inner.attr<int64_t>("window");
           layer.window = layer.ring ? std::max(layer.window, window) : window;   // going back needs what the widest reader reads
         }
@@ -453,6 +455,9 @@ class Generator {
     std::vector<KernelReport> reports;
     for (const rt::Kernel& k : p_.kernels) reports.push_back({k.symbol, k.computes, k.block_threads, k.shared_bytes});
     for (size_t i = 0; i < lowered_.size(); ++i) reports[i].unit = math_unit(lowered_[i].kernel.body);
+    for (const rt::EntryPoint& e : p_.entries)
+      for (const rt::Launch& l : e.launches)
+        if (e.persistent >= 0) reports[size_t(e.persistent)].unit = std::max(reports[size_t(e.persistent)].unit, reports[l.kernel].unit);
     for (const std::string& arch : options_.archs) {
       PRISM_TRY(Cubin cubin, compile_cuda(source, arch));
       for (KernelReport& r : reports)

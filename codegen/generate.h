@@ -20,6 +20,12 @@ struct KernelReport {
   int64_t threads = 0, shared_bytes = 0;     ///< of a block
   MathUnit unit = MathUnit::Cores;
   std::map<std::string, KernelUsage> usage;  ///< by architecture
+
+  /// Zeros where nothing is known.
+  KernelUsage usage_on(const std::string& arch) const {
+    const auto found = usage.find(arch);
+    return found == usage.end() ? KernelUsage() : found->second;
+  }
 };
 
 struct GenerateOptions {

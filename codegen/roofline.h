@@ -26,6 +26,7 @@ struct KernelBound {
   double uneven = 0;                  ///< seconds beyond, of multiprocessors that have more blocks than others
   double boundaries = 0;              ///< seconds
   double lost() const { return uneven + boundaries; }
+  KernelBound& operator+=(const KernelBound& b);
 };
 
 /// A step of `tokens` after `depth` positions, prompts in as many pieces as they need. Most is lost in the first kernel.

@@ -239,9 +239,9 @@ class Fuser {
     Operation* append = defined_by(attention->operand(1), Op::KvAppend);
     Operation* query = attention->operand(0)->def;
     if (!append || !query || !claimed(query) || append->result()->type.is_compressed() || attention->attr<int64_t>("sinks")) return;
-    if (attention->operand(0)->type.dim(0) != Dim(1) || append->operand(1)->type.dim(0) != Dim(1)) return;
-    const auto reads = [&](const Use& u) { return u.op != attention; };
-    if (llvm::any_of(append->result()->uses, reads) || only_user(query->result()) != attention) return;
+    if (attention->operand(0)->type.dim(0) != Dim(1) || append->operand(1)->type.dim(0) != Dim(1) || attention->attr<int64_t>("most_tokens") != 1) return;
+    const auto is_other = [&](const Use& u) { return u.op != attention; };
+    if (llvm::any_of(append->result()->uses, is_other) || only_user(query->result()) != attention) return;
     clusters_.merge({append, query, attention});
   }
 

@@ -35,7 +35,7 @@ std::string step_name(const StepBound& s) {
 void print_resources(const std::vector<KernelReport>& kernels, const codegen::Gpu& gpu) {
   printf("\n| kernel | computes | products by | threads | shared bytes | registers | spilled bytes | blocks on a multiprocessor |\n|---|---|---|---:|---:|---:|---:|---:|\n");
   for (const KernelReport& k : kernels) {
-    const codegen::KernelUsage usage = k.usage.contains(gpu.arch) ? k.usage.at(gpu.arch) : codegen::KernelUsage();
+    const codegen::KernelUsage usage = k.usage_on(gpu.arch);
     printf("| %s | `%s` | %s | %lld | %lld | %d | %d | %lld |\n", k.symbol.c_str(), k.computes.c_str(), unit_name(k.unit), (long long)k.threads, (long long)k.shared_bytes, usage.registers,
           usage.spill_bytes, (long long)codegen::resident_blocks(k, gpu));
   }
@@ -69,7 +69,7 @@ json to_json(const StepBound& s, const std::vector<KernelReport>& kernels, const
   for (const KernelBound& k : s.kernels) {
     const KernelReport& report = kernels[k.kernel];
     json row = to_json(k);
-    const codegen::KernelUsage usage = report.usage.contains(gpu.arch) ? report.usage.at(gpu.arch) : codegen::KernelUsage();
+    const codegen::KernelUsage usage = report.usage_on(gpu.arch);
     row.update({{"kernel", report.symbol}, {"computes", report.computes}, {"products_by", unit_name(report.unit)}, {"threads", report.threads}, {"shared_bytes", report.shared_bytes},
                 {"registers", usage.registers}, {"spilled_bytes", usage.spill_bytes}, {"resident_blocks", codegen::resident_blocks(report, gpu)}});
     out["kernels"].push_back(std::move(row));

@@ -126,8 +126,11 @@ TEST(GpuAttention, SingleTokenAppends) {
   expect_compiles(f);
   ir::Evaluator evaluator(f.original());
   for (const Step& s : steps) {
-    for (const rt::EntryPoint& e : f.program().entries)
-      if (e.name == s.name) EXPECT_EQ(e.launches.size(), 1u) << s.name;
+    for (const rt::EntryPoint& e : f.program().entries) {
+      if (e.name == s.name) {
+        EXPECT_EQ(e.launches.size(), 1u) << s.name;
+      }
+    }
     for (int64_t past : {0, 1, 63, 64, 127, 128, 190}) {
       MadeCache cache(s, past);
       const std::vector<std::vector<uint8_t>> before = cache.planes;

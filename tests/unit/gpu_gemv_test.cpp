@@ -188,8 +188,11 @@ TEST(GpuGemv, EvenShares) {
   ASSERT_TRUE(fixture) << fixture.message();
   expect_compiles(**fixture);
   for (const Case& c : cases) {
-    for (const rt::EntryPoint& e : (*fixture)->program().entries)
-      if (e.name == "row_" + name_of(c)) EXPECT_EQ(*e.launches.at(0).tasks.evaluate({}), c.blocks) << name_of(c);
+    for (const rt::EntryPoint& e : (*fixture)->program().entries) {
+      if (e.name == "row_" + name_of(c)) {
+        EXPECT_EQ(*e.launches.at(0).tasks.evaluate({}), c.blocks) << name_of(c);
+      }
+    }
     const auto x = normal_floats(size_t(c.k), 3);
     const auto row = (*fixture)->run("row_" + name_of(c), {x.data()}, {}), rows = (*fixture)->run("rows_" + name_of(c), {x.data()}, {{"seq", 1}});
     ASSERT_TRUE(row) << row.message();
@@ -199,8 +202,11 @@ TEST(GpuGemv, EvenShares) {
   if (GpuKernelFixture::target() != "emu") return;
   auto smaller = GpuKernelFixture::create("module @m level=graph {\n  dim ?seq in [1,64]\n" + weights + graphs + "}\n", GpuRows::Few, "", {"sm_80"});   // 108 multiprocessors
   ASSERT_TRUE(smaller) << smaller.message();
-  for (const rt::EntryPoint& e : (*smaller)->program().entries)
-    if (e.name == "row_bf16_3072") EXPECT_EQ(*e.launches.at(0).tasks.evaluate({}), 192);
+  for (const rt::EntryPoint& e : (*smaller)->program().entries) {
+    if (e.name == "row_bf16_3072") {
+      EXPECT_EQ(*e.launches.at(0).tasks.evaluate({}), 192);
+    }
+  }
 }
 
 }  // namespace

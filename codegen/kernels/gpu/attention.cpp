@@ -46,6 +46,7 @@ Status GpuAttention::read() {
   }
   const ir::Value* cache = append_ ? append_->operand(0) : kv;
   if (!r_.is_argument(cache) || (append_ && (kv != append_->result() || kt.is_compressed() || sinks_))) return r_.unsupported(*op_, "what is appended in its kernel, expected one plain cache without sinks");
+  if (append_ && (op_->attr<int64_t>("most_tokens") != 1 || !(qt.dim(0) == ir::Dim(1)))) return r_.unsupported(*append_, "several tokens in attention's kernel");
   keys_ = r_.keys(cache);
   values_ = r_.values(cache);
   if (kt.is_compressed()) {

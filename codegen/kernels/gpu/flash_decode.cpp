@@ -69,7 +69,7 @@ class FlashDecode : GpuAttention {
       merge_warps(used);
       if (splits_ > 1) b_.if_(Ex(1) < used, [&] { merge_splits(job, used); });
     });
-    PRISM_CHECK(made_);
+    PRISM_CHECK(outcome_);
     return r_.finish(ir::Dim::floor_div(op_->operand(0)->type.dim(0) + ir::Dim(tile_tokens_ - 1), tile_tokens_) * ir::Dim(groups * splits_));
   }
 
@@ -108,20 +108,19 @@ class FlashDecode : GpuAttention {
   // --- appending. What is computed lies where the last stage of tiles will be, as f32: the queries [row][size], then key and value.
 
   Status read_append() {
-    if (op_->attr<int64_t>("most_tokens") != 1 || !(op_->operand(0)->type.dim(0) == ir::Dim(1))) return r_.unsupported(*append_, "several tokens in attention's kernel");
     if (op_->operand(0)->type.dtype != DType::F32) return r_.unsupported(*append_, "queries of another type than f32");
-    rows_made_.emplace(r_);
-    PRISM_TRY(query_chain_, rows_made_->trace(op_->operand(0)));
-    PRISM_TRY(key_chain_, rows_made_->trace(append_->operand(1)));
-    PRISM_TRY(value_chain_, rows_made_->trace(append_->operand(2)));
-    made_rows_ = b_.overlay("made", Elem::F32, stages_ * kWarps * tile_elements(kStepKeys) / 2, shared_);
+    head_rows_.emplace(r_);
+    PRISM_TRY(query_chain_, head_rows_->trace(op_->operand(0)));
+    PRISM_TRY(key_chain_, head_rows_->trace(append_->operand(1)));
+    PRISM_TRY(value_chain_, head_rows_->trace(append_->operand(2)));
+    made_ = b_.overlay("made", Elem::F32, stages_ * kWarps * tile_elements(kStepKeys) / 2, shared_);
     return ok();
   }
 
   Ex made_at(Ex row) const { return row * d_ + Ex((stages_ - 1) * kWarps * tile_elements(kStepKeys) / 2); }
 
   void make(const HeadChain& chain, Ex head, Ex row) {
-    if (Status s = rows_made_->make(chain, Ex(0), head, made_rows_, b_.let(made_at(row))); !s) made_ = s;
+    if (Status s = head_rows_->make(chain, Ex(0), head, made_, b_.let(made_at(row))); !s) outcome_ = s;
   }
 
   /// The key and the value of the block that has their tile, before tiles are copied. All other blocks begin with the queries.
@@ -130,11 +129,11 @@ class FlashDecode : GpuAttention {
     b_.if_(owner == split, [&] {
       b_.if_(warp_ == Ex(0), [&] {
         make(key_chain_, kv_head_, Ex(rows_));
-        rows_made_->store_key(append_->operand(0), past_, kv_head_, d_, made_rows_, b_.let(made_at(Ex(rows_))));
+        head_rows_->store_key(append_->operand(0), past_, kv_head_, d_, made_, b_.let(made_at(Ex(rows_))));
       });
       b_.if_(warp_ == Ex(1), [&] {
         make(value_chain_, kv_head_, Ex(rows_ + 1));
-        rows_made_->store_value(append_->operand(0), past_, kv_head_, d_, made_rows_, b_.let(made_at(Ex(rows_ + 1))));
+        head_rows_->store_value(append_->operand(0), past_, kv_head_, d_, made_, b_.let(made_at(Ex(rows_ + 1))));
       });
       b_.barrier();
     });
@@ -144,7 +143,7 @@ class FlashDecode : GpuAttention {
   std::vector<Ex> make_queries() {
     b_.for_(warp_, rows_, kWarps, [&](Ex row) { make(query_chain_, b_.let(head0_ + row), row); });
     b_.barrier();
-    std::vector<Ex> queries = load_queries(made_rows_);
+    std::vector<Ex> queries = load_queries(made_);
     b_.barrier();   // a tile comes there
     return queries;
   }
@@ -368,8 +367,9 @@ class FlashDecode : GpuAttention {
           tasks.push_back(b_.let(first + min(split, used - Ex(1))));
           tops.push_back(b_.let(select(split < used, b_.load(partial_, partial_softmax_at(tasks.back(), row)), Ex(kNothing))));
         }
-        const Ex top = warp_reduce(b_, Fn::ReduceMax, tops.size() > 1 ? b_.let(max(tops[0], tops[1])) : tops[0]);
-        Ex sum;
+        Ex top = tops[0], sum;
+        for (size_t i = 1; i < tops.size(); ++i) top = b_.let(max(top, tops[i]));
+        top = warp_reduce(b_, Fn::ReduceMax, top);
         b_.warp_sync();
         for (size_t i = 0; i < tops.size(); ++i) {
           const Ex split = b_.let(lane_ + Ex(int64_t(32 * i)));
@@ -430,10 +430,10 @@ class FlashDecode : GpuAttention {
   int64_t group_ = 1, tile_tokens_ = 1, rows_ = 1;   ///< a block's heads, tokens, and their product
   int64_t splits_ = 1, stages_ = 2;
   Buffer shared_, partial_, counters_;
-  std::optional<HeadRows> rows_made_;                ///< if the region appends
+  std::optional<HeadRows> head_rows_;                ///< if the region appends
   HeadChain query_chain_, key_chain_, value_chain_;
-  Buffer made_rows_;
-  Status made_ = ok();
+  Buffer made_;
+  Status outcome_ = ok();
   Ex t0_, head0_, column_;                           ///< first token and head; the first of this lane's columns of an accumulator
   std::function<Ex(Ex)> tile_of_;                    ///< the n-th tile of this block
   std::vector<Ex> queries_;                          ///< operands
